@@ -1,0 +1,101 @@
+"""The scalar functions that networks need, in float64, with what is known of each.
+
+A function with a range reduction is fitted on the reduced interval and serves every input; the others
+are fitted on a domain: the recorded range, or the one given.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Scalar = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class StandardFunction:
+    """A named scalar function; ``interval`` is where its tables live, reduced or by default."""
+
+    name: str
+    scalar: Scalar
+    interval: tuple[float, float]
+    reduction: str = "none"
+    kinks: tuple[float, ...] = ()
+
+
+def _named(name: str, scalar: Scalar, low: float, high: float, **known: object) -> StandardFunction:
+    return StandardFunction(name, scalar, (low, high), **known)  # type: ignore[arg-type]  # keyword fields
+
+
+FUNCTIONS: dict[str, StandardFunction] = {
+    f.name: f
+    for f in (
+        _named("identity", lambda x: x, 0.5, 1.0, reduction="identity"),
+        _named("exp2", torch.exp2, 0.0, 1.0, reduction="exp2"),
+        _named("reciprocal", torch.reciprocal, 0.5, 1.0, reduction="reciprocal"),
+        _named("rsqrt", torch.rsqrt, 0.5, 2.0, reduction="rsqrt"),
+        _named("sqrt", torch.sqrt, 0.5, 2.0, reduction="sqrt"),
+        _named("gelu", F.gelu, -8.0, 8.0),
+        _named("gelu_tanh", lambda x: F.gelu(x, approximate="tanh"), -8.0, 8.0),
+        _named("silu", F.silu, -12.0, 12.0),
+        _named("tanh", torch.tanh, -5.0, 5.0),
+        _named("sigmoid", torch.sigmoid, -10.0, 10.0),
+        _named("erf", torch.erf, -4.0, 4.0),
+        _named("softplus", F.softplus, -12.0, 12.0),
+        _named("mish", F.mish, -12.0, 12.0),
+    )
+}
+
+
+def published_interval(name: str) -> tuple[float, float]:
+    """The domain that the paper fits a function on (METHOD section 1)."""
+    published = {"gelu": (-120.0, 10.0), "exp2": (0.0, 1.0), "reciprocal": (0.5, 1.0), "rsqrt": (0.5, 2.0)}
+    return published.get(name, FUNCTIONS[name].interval)
+
+
+def check_domain(domain: tuple[float, float]) -> tuple[float, float]:
+    """The domain as two floats; ValueError if it is empty, inverted or not finite."""
+    low, high = (float(v) for v in domain)
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError(f"a domain must be finite, got ({low}, {high})")
+    if not low < high:
+        raise ValueError(f"a domain needs low < high, got ({low}, {high})")
+    return low, high
+
+
+def evaluate(scalar: Scalar, x: Tensor, name: str) -> Tensor:
+    """scalar(x) in float64 for x [n]; clear errors where it is not elementwise or not finite."""
+    with torch.no_grad():
+        y = scalar(x.clone())
+    if not isinstance(y, Tensor) or y.shape != x.shape:
+        got = list(y.shape) if isinstance(y, Tensor) else type(y).__name__
+        raise ValueError(
+            f"{name} is not elementwise: it maps shape {list(x.shape)} to {got}; an MBE neuron fits "
+            "functions of one number"
+        )
+    y = y.to(torch.float64)
+    bad = ~torch.isfinite(y)
+    if bool(bad.any()):
+        where = x[bad][0].item()
+        raise ValueError(f"{name}({where:g}) is {y[bad][0].item()}; choose a domain where it is finite")
+    return y
+
+
+def check_elementwise(scalar: Scalar, low: float, high: float, name: str) -> None:
+    """ValueError unless scalar commutes with a permutation and ignores an element's neighbours."""
+    x = torch.linspace(low, high, 33, dtype=torch.float64)
+    order = torch.arange(33).roll(7).flip(0)
+    y = evaluate(scalar, x, name)
+    shuffled = evaluate(scalar, x[order], name)
+    alone = evaluate(scalar, x[5:6], name)
+    same = torch.allclose(shuffled, y[order], rtol=1e-6, atol=1e-9)
+    if not (same and torch.allclose(alone, y[5:6], rtol=1e-6, atol=1e-9)):
+        raise ValueError(
+            f"{name} is not elementwise: an output changes with the other inputs; an MBE neuron fits "
+            "functions of one number"
+        )

@@ -1,0 +1,9 @@
+"""Ways to run the same dynamics fast; every one gives the reference's spikes, bit for bit.
+
+``closed`` turns the halving code into integer arithmetic, ``steps`` runs the time loop.
+"""
+
+from mbe_plugin.kernels import closed, steps
+from mbe_plugin.kernels.prepared import Prepared, prepare
+
+__all__ = ["Prepared", "closed", "prepare", "steps"]

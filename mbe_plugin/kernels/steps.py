@@ -1,0 +1,75 @@
+"""The time loop, over the bases that an element drives and no others.
+
+Differentiable: with a surrogate function the comparison has the surrogate's gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from mbe_plugin.kernels.prepared import Prepared
+
+Fire = Callable[[Tensor], Tensor]
+
+
+def heaviside(v: Tensor) -> Tensor:
+    """1 where v >= 0, else 0, in v's dtype."""
+    return (v >= 0).to(v.dtype)
+
+
+def trains(x: Tensor, p: Prepared, fire: Fire = heaviside) -> Iterator[tuple[int, list[Tensor]]]:
+    """For each place in a bank, the T spike tensors (shape of x) of the driven basis."""
+    bank = p.bank(x)
+    for place in range(p.bases_per_bank):
+        row = p.rows(bank, place)
+        membrane = p.gain[row] * (x - p.offset[row])
+        spikes = []
+        for t in range(p.time_steps):
+            spike = fire(membrane - p.threshold[t][row])
+            membrane = membrane - spike * p.reset[t][row]
+            spikes.append(spike)
+        yield place, spikes
+
+
+def decode(x: Tensor, p: Prepared, fire: Fire = heaviside) -> Tensor:
+    """Read-out of the dynamics for reduced inputs x; same shape and dtype."""
+    bank = p.bank(x)
+    total = torch.zeros_like(x)
+    for place, spikes in trains(x, p, fire):
+        row = p.rows(bank, place)
+        output = torch.zeros_like(x)
+        for t, spike in enumerate(spikes):
+            output = output + spike * p.intensity[t][row]
+        total = total + p.weight[row] * output
+    return total + (p.bias[0] if bank is None else p.bias[bank])
+
+
+def weighted_sequence(x: Tensor, p: Prepared, fire: Fire = heaviside) -> Tensor:
+    """Weighted spikes per step, shape [T, *x.shape]; the bias arrives at step 0."""
+    bank = p.bank(x)
+    sequence = [torch.zeros_like(x) for _ in range(p.time_steps)]
+    for place, spikes in trains(x, p, fire):
+        row = p.rows(bank, place)
+        for t, spike in enumerate(spikes):
+            sequence[t] = sequence[t] + p.weight[row] * (spike * p.intensity[t][row])
+    sequence[0] = sequence[0] + (p.bias[0] if bank is None else p.bias[bank])
+    return torch.stack(sequence)
+
+
+def spike_counts(x: Tensor, p: Prepared, active: Tensor | None) -> Tensor:
+    """Spikes summed over the elements, [T, N], int64; silent elements are left out."""
+    bank = p.bank(x)
+    bases = p.weight.shape[0]
+    counts = torch.zeros(p.time_steps, bases, dtype=torch.int64, device=x.device)
+    for place, spikes in trains(x, p):
+        row = p.rows(bank, place)
+        for t, spike in enumerate(spikes):
+            fired = spike > 0 if active is None else (spike > 0) & active
+            if isinstance(row, int):
+                counts[t, row] += fired.sum()
+            else:
+                counts[t] += torch.bincount(row[fired], minlength=bases)
+    return counts

@@ -1,0 +1,105 @@
+"""Range reduction: what is done to an input before its membrane, and undone at the read-out.
+
+A float is sign * mantissa * 2^exponent. The spikes carry the mantissa (or the fraction), in T
+binary steps; the exponent is sent beside the train and shifts each spike's weight. All
+functions here are exact: only exponents are read and powers of two multiplied.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_BITS = {
+    # dtype: (integer dtype, mantissa bits, exponent mask, exponent bias)
+    torch.float32: (torch.int32, 23, 0xFF, 127),
+    torch.float64: (torch.int64, 52, 0x7FF, 1023),
+}
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The dtype in which an input is simulated: float64 as it is, everything shorter in float32."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def binary_exponent(x: Tensor) -> Tensor:
+    """The integer e with |x| = m * 2^e, m in [0.5, 1); zero and denormals give the smallest e."""
+    integer, mantissa_bits, mask, bias = _BITS[x.dtype]
+    return ((x.detach().view(integer) >> mantissa_bits) & mask) - (bias - 1)
+
+
+def power_of_two(exponent: Tensor, dtype: torch.dtype) -> Tensor:
+    """2^exponent exactly, as dtype, for integer exponents; 0 below the normal range."""
+    integer, mantissa_bits, mask, bias = _BITS[dtype]
+    biased = (exponent.to(integer) + bias).clamp(0, mask)
+    return (biased << mantissa_bits).view(dtype)
+
+
+def scale_by_power_of_two(x: Tensor, exponent: Tensor) -> Tensor:
+    """x * 2^exponent, exact within the normal range, also where 2^exponent alone would overflow."""
+    half = exponent >> 1
+    return x * power_of_two(half, x.dtype) * power_of_two(exponent - half, x.dtype)
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """x -> (reduced, exponent, active), and back: y -> y * 2^(power * exponent).
+
+    kind: 'none' (the input is its own membrane), 'exponent' (reduced = x * 2^-exponent with magnitude
+    in [0.5, 1), or in [0.5, 2) and an even exponent when power is +-1/2) or 'fraction'
+    (exponent = floor(x), reduced = x - exponent in [0, 1)).
+    ``active`` is False where the neuron stays silent (x = 0, or nothing to send); None means all.
+    """
+
+    name: str
+    kind: str
+    power: float = 1.0
+
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Reduced input, integer exponent and active mask of x (float32 or float64)."""
+        if self.kind == "none":
+            return x, None, None
+        if self.kind == "fraction":
+            floor = torch.floor(x)
+            active = floor > _BITS[x.dtype][3] * -1.0 + 1.0
+            largest = 2.0 * _BITS[x.dtype][3]  # beyond it 2^x is infinite anyway
+            exponent = torch.where(active, floor, 0.0).clamp(max=largest).to(torch.int32)
+            return torch.where(active, x - floor, 0.0), exponent, active
+        exponent = binary_exponent(x)
+        if self.power in (0.5, -0.5):  # sqrt and 1/sqrt: halving the exponent needs it even
+            exponent = exponent - (exponent & 1)
+        smallest = -(_BITS[x.dtype][3] - 1)
+        active = (exponent > smallest) & torch.isfinite(x)
+        reduced = scale_by_power_of_two(x, torch.where(active, -exponent, 0))
+        return reduced, exponent, active
+
+    def restore(self, y: Tensor, exponent: Tensor | None, active: Tensor | None, x: Tensor) -> Tensor:
+        """Undo the reduction on a read-out; silent elements read the function's exact limit."""
+        if exponent is None:
+            return y + x * 0  # an input that is not finite must not come out finite
+        out = self.scale(y, exponent)
+        if active is None:
+            return out
+        if self.kind == "fraction":
+            return torch.where(active, out, torch.where(x.isnan(), x, 0.0))
+        # zero, denormals, infinities and NaN send no spikes: 0 -> 0, 1/0 -> inf, inf -> inf, NaN -> NaN
+        limit = torch.where(torch.isfinite(x), x * 0, x).pow(self.power)
+        return torch.where(active, out, limit)
+
+    def scale(self, y: Tensor, exponent: Tensor) -> Tensor:
+        """y shifted by the exponent that was sent: y * 2^(power * exponent)."""
+        if self.power in (0.5, -0.5):
+            exponent = exponent >> 1
+        return scale_by_power_of_two(y, exponent if self.power > 0 else -exponent)
+
+
+NONE = Reduction("none", "none")
+IDENTITY = Reduction("identity", "exponent", 1.0)
+RECIPROCAL = Reduction("reciprocal", "exponent", -1.0)
+SQRT = Reduction("sqrt", "exponent", 0.5)
+RSQRT = Reduction("rsqrt", "exponent", -0.5)
+EXP2 = Reduction("exp2", "fraction", 1.0)
+
+REDUCTIONS = {r.name: r for r in (NONE, IDENTITY, RECIPROCAL, SQRT, RSQRT, EXP2)}

@@ -1,0 +1,244 @@
+"""MBENode: the MBE neuron as a SpikingJelly module."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from spikingjelly.activation_based import base, surrogate
+from torch import Tensor
+
+from mbe_plugin.kernels import Prepared, closed, prepare, steps
+from mbe_plugin.neuron.dynamics import reference_spikes
+from mbe_plugin.neuron.scaling import REDUCTIONS, Reduction, compute_dtype
+from mbe_plugin.neuron.tables import TABLE_FIELDS, Tables
+
+Simulation = Literal["closed", "steps"]
+SIMULATIONS: tuple[Simulation, ...] = ("closed", "steps")
+
+# the method's symbols (eq. 4-8) name the buffers
+_BUFFER_OF = {"threshold": "th", "reset": "r", "intensity": "d", "weight": "w"}
+
+
+class MBENode(base.MemoryModule):
+    r"""A multi-basis exponential-decay spiking neuron (METHOD eq. 4-8; arXiv:2508.07710).
+
+    The input is the membrane's initial value; T steps later the neuron is silent and has decoded
+    f(x) ~ sum_n w_n sum_t s_n[t] d_n[t] + bias. There is no state between calls.
+
+    step_mode 's': x [...] -> decoded value [...]. step_mode 'm': x_seq [T, ...], whose sum over time
+    is the membrane -> weighted spikes [T, ...], the read-out's constant at step 0 and the scale inside
+    the values, so ``m(x_seq).sum(0) == s(x_seq.sum(0))`` up to summation order (the contract of
+    SpikingJelly's FewSpikeNode). float16 and bfloat16 inputs are simulated in float32, float64 in float64;
+    the output has the input's dtype. The tables stay float32 whatever ``.half()`` or ``.to(dtype)`` say.
+
+    tables: the neuron's numbers (buffers ``th``, ``r``, ``d`` [T, N]; ``w``, ``offset``, ``gain`` [N]; ``bias`` [B];
+    ``breakpoints``).
+    reduction: name of the range reduction around the tables: 'none', 'identity', 'reciprocal', 'sqrt',
+    'rsqrt' (mantissa by spikes, exponent sent beside) or 'exp2' (fraction by spikes).
+    simulate: 'closed' (integer arithmetic, for halving tables; others always take the loop) or 'steps'.
+    Gradients go through the step loop with this instance's own surrogate function (default Sigmoid).
+
+    Raises TypeError for an input that is not a floating tensor, ValueError for a wrong leading dimension
+    in mode 'm' and for an unknown reduction or simulation.
+    """
+
+    th: Tensor
+    r: Tensor
+    d: Tensor
+    w: Tensor
+    bias: Tensor
+    offset: Tensor
+    gain: Tensor
+    breakpoints: Tensor
+
+    def __init__(
+        self,
+        tables: Tables,
+        reduction: str = "none",
+        surrogate_function: Callable[[Tensor], Tensor] | None = None,
+        step_mode: str = "s",
+        simulate: Simulation = "closed",
+    ) -> None:
+        super().__init__()
+        if reduction not in REDUCTIONS:
+            raise ValueError(f"reduction must be one of {sorted(REDUCTIONS)}, got {reduction!r}")
+        for name, value in tables.as_dict().items():
+            self.register_buffer(_BUFFER_OF.get(name, name), value.clone())
+        self.mirrored = tables.mirrored
+        self.halving = tables.halving
+        self.distinct_outputs = tables.distinct_outputs
+        self.reduction: Reduction = REDUCTIONS[reduction]
+        self._kept_bits = _identity_bits(tables) if reduction == "identity" else None
+        self.surrogate_function = surrogate_function or surrogate.Sigmoid()
+        self.step_mode = step_mode
+        self.simulate = simulate
+
+    @property
+    def simulate(self) -> Simulation:
+        """How the dynamics are run: 'closed' or 'steps'; both give the same spikes."""
+        return self._simulate
+
+    @simulate.setter
+    def simulate(self, value: Simulation) -> None:
+        if value not in SIMULATIONS:
+            raise ValueError(f"simulate must be one of {SIMULATIONS}, got {value!r}")
+        self._simulate = value
+
+    @property
+    def time_steps(self) -> int:
+        """T."""
+        return self.th.shape[0]
+
+    @property
+    def bases(self) -> int:
+        """N, over all signs and segments."""
+        return self.th.shape[1]
+
+    @property
+    def bases_per_element(self) -> int:
+        """How many of the N bases can fire for one element."""
+        return self.bases // self.bias.shape[0]
+
+    def tables(self) -> Tables:
+        """A copy of the neuron's tables on the CPU."""
+        return Tables(**self._buffers_by_field(), mirrored=self.mirrored)
+
+    def single_step_forward(self, x: Tensor) -> Tensor:
+        """Decoded value of x [...], same shape and dtype (all T steps in one call)."""
+        _check_floating(x)
+        work = x.to(compute_dtype(x))
+        return self._decode(work).to(x.dtype)
+
+    def multi_step_forward(self, x_seq: Tensor) -> Tensor:
+        """Weighted spike sequence [T, ...] for the membrane x_seq.sum(0)."""
+        _check_floating(x_seq)
+        if x_seq.dim() < 1 or x_seq.shape[0] != self.time_steps:
+            raise ValueError(
+                f"step_mode 'm' takes [T, ...] with T = {self.time_steps}, got {list(x_seq.shape)}"
+            )
+        return self.weighted_spikes(x_seq.sum(0))
+
+    def weighted_spikes(self, x: Tensor) -> Tensor:
+        """Weighted spikes [T, ...] that x [...] causes; their sum over time is the decoded value."""
+        _check_floating(x)
+        work = x.to(compute_dtype(x))
+        reduced, exponent, active = self.reduction.split(work)
+        sequence = steps.weighted_sequence(reduced, self._prepared(work), self._fire(work))
+        if exponent is None:
+            return sequence.to(x.dtype)
+        first = self.reduction.restore(sequence[0], exponent, active, work)
+        rest = [_silence(self.reduction.scale(step, exponent), active) for step in sequence[1:]]
+        return torch.stack([first, *rest]).to(x.dtype)
+
+    def spikes(self, x: Tensor) -> Tensor:
+        """Binary spike train [T, N, ...] of x [...], as 0 and 1 in x's dtype; rows of idle banks are 0."""
+        _check_floating(x)
+        work = x.to(compute_dtype(x))
+        reduced, _, active = self.reduction.split(work)
+        trains = reference_spikes(reduced, self.tables())
+        return (trains if active is None else trains * active).to(x.dtype)
+
+    def spike_counts(self, x: Tensor) -> tuple[Tensor, int]:
+        """Spikes summed over the elements of x, int64 [T, N], and how many exponents were sent."""
+        work = x.to(compute_dtype(x))
+        reduced, exponent, active = self.reduction.split(work)
+        kernel = closed if self._takes_closed_form() else steps
+        counts = kernel.spike_counts(reduced, self._prepared(work), active)
+        if exponent is None:
+            return counts, 0
+        return counts, x.numel() if active is None else int(active.sum())
+
+    def _decode(self, work: Tensor) -> Tensor:
+        differentiable = torch.is_grad_enabled() and work.requires_grad
+        if differentiable or not self._takes_closed_form():
+            reduced, exponent, active = self.reduction.split(work)
+            y = steps.decode(reduced, self._prepared(work), self._fire(work))
+            return self.reduction.restore(y, exponent, active, work)
+        if self._kept_bits is not None:
+            return closed.encode_identity(work, self._kept_bits)
+        reduced, exponent, active = self.reduction.split(work)
+        y = closed.decode(reduced, self._prepared(work))
+        return self.reduction.restore(y, exponent, active, work)
+
+    def _takes_closed_form(self) -> bool:
+        return self.simulate == "closed" and self.halving
+
+    def _fire(self, work: Tensor) -> Callable[[Tensor], Tensor]:
+        if torch.is_grad_enabled() and work.requires_grad:
+            return self.surrogate_function
+        return steps.heaviside
+
+    def _prepared(self, like: Tensor) -> Prepared:
+        if self.th.device != like.device:
+            raise ValueError(
+                f"the neuron's tables are on {self.th.device}, its input on {like.device}; "
+                "move the network with .to(device)"
+            )
+        return prepare(
+            self._buffers_by_field(), like, mirrored=self.mirrored, halving=self.halving
+        )
+
+    def _buffers_by_field(self) -> dict[str, Tensor]:
+        return {name: getattr(self, _BUFFER_OF.get(name, name)) for name in TABLE_FIELDS}
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MBENode:
+        # dtype conversions must not round the tables: follow the device, keep the float32 numbers
+        kept = dict(self._buffers)
+        super()._apply(fn)
+        for name, before in kept.items():
+            after = self._buffers[name]
+            if before is not None and after is not None and after.dtype != before.dtype:
+                self._buffers[name] = before.to(device=after.device)
+        return self
+
+    def __deepcopy__(self, memo: dict) -> MBENode:
+        # the host's MemoryModule holds no state of ours; a plain copy of the module's dictionary is enough
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return copied
+
+    def extra_repr(self) -> str:
+        """T, N, reduction: what print(module) shows."""
+        return (
+            f"T={self.time_steps}, N={self.bases}, per_element={self.bases_per_element}, "
+            f"reduction={self.reduction.name}, simulate={self.simulate}, step_mode={self.step_mode}"
+        )
+
+
+def _silence(y: Tensor, active: Tensor | None) -> Tensor:
+    return y if active is None else torch.where(active, y, torch.zeros_like(y))
+
+
+def _identity_bits(tables: Tables) -> int | None:
+    """Mantissa bits that an identity of 2^s equal segments of [0.5, 1) keeps, None for other tables."""
+    if not (tables.halving and tables.mirrored and tables.bases_per_bank == 1):
+        return None
+    segments = tables.banks // 2
+    width = 0.5 / segments
+    if segments & (segments - 1):
+        return None
+    half_step = width * 2.0 ** -(tables.time_steps + 1)
+    left = 0.5 + width * torch.arange(segments)
+    uniform = (
+        torch.equal(tables.offset[:segments], left)
+        and torch.equal(tables.gain[:segments], torch.full((segments,), 1 / width))
+        and torch.equal(tables.weight[:segments], torch.full((segments,), width))
+        and torch.equal(tables.bias[:segments], left + half_step)
+    )
+    return tables.time_steps + segments.bit_length() - 1 if uniform else None
+
+
+def _check_floating(x: Tensor) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"an MBE neuron takes a torch.Tensor, got {type(x).__name__}")
+    if not x.is_floating_point():
+        raise TypeError(
+            f"an MBE neuron takes a floating tensor, got {x.dtype}; convert it with .float() first"
+        )
+
+
+__all__ = ["SIMULATIONS", "MBENode", "Simulation"]
