@@ -38,6 +38,7 @@ FUNCTIONS: dict[str, StandardFunction] = {
         _named("identity", lambda x: x, 0.5, 1.0, reduction="identity"),
         _named("exp2", torch.exp2, 0.0, 1.0, reduction="exp2"),
         _named("reciprocal", torch.reciprocal, 0.5, 1.0, reduction="reciprocal"),
+        _named("signed_reciprocal", torch.reciprocal, 0.5, 1.0, reduction="reciprocal"),
         _named("rsqrt", torch.rsqrt, 0.5, 2.0, reduction="rsqrt"),
         _named("sqrt", torch.sqrt, 0.5, 2.0, reduction="sqrt"),
         _named("gelu", F.gelu, -8.0, 8.0),

@@ -174,3 +174,19 @@ def identity_tables(time_steps: int, bases: int) -> Tables:
     width = torch.full((segments,), 0.5 / segments, dtype=torch.float64)
     middle = edges[:-1] + width * 2.0 ** -(time_steps + 1)
     return segment_tables(time_steps, edges, width, middle, mirrored=True)
+
+
+def shared_scale_tables(time_steps: int, bases: int) -> Tables:
+    """The identity on magnitudes [0, 1), both signs, for a scale that many elements share.
+
+    N / 2 segments per sign: the binades [1/2, 1), [1/4, 1/2), ... and one for everything below. The lowest
+    reads its left edge, so that zero decodes to zero; the others read the middle of a step.
+    """
+    check_time_steps(time_steps)
+    check_bases(bases)
+    segments = max(bases // 2, 1)
+    edges = torch.cat([torch.zeros(1), torch.exp2(torch.arange(1.0 - segments, 1.0))]).to(torch.float64)
+    width = edges[1:] - edges[:-1]
+    middle = edges[:-1] + width * 2.0 ** -(time_steps + 1)
+    middle[0] = 0.0
+    return segment_tables(time_steps, edges, width, middle, mirrored=True)

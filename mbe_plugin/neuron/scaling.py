@@ -72,6 +72,8 @@ class Reduction:
             exponent = exponent - (exponent & 1)
         smallest = -(_BITS[x.dtype][3] - 1)
         active = (exponent > smallest) & torch.isfinite(x)
+        if self.power in (0.5, -0.5):
+            active &= x > 0
         reduced = scale_by_power_of_two(x, torch.where(active, -exponent, 0))
         return reduced, exponent, active
 
@@ -84,8 +86,11 @@ class Reduction:
             return out
         if self.kind == "fraction":
             return torch.where(active, out, torch.where(x.isnan(), x, 0.0))
-        # zero, denormals, infinities and NaN send no spikes: 0 -> 0, 1/0 -> inf, inf -> inf, NaN -> NaN
-        limit = torch.where(torch.isfinite(x), x * 0, x).pow(self.power)
+        # zero, denormals, infinities and NaN send no spikes and read the function's own limit
+        if self.power == 1:
+            limit = torch.where(torch.isfinite(x), x * 0, x)
+        else:
+            limit = x.pow(self.power)
         return torch.where(active, out, limit)
 
     def scale(self, y: Tensor, exponent: Tensor) -> Tensor:

@@ -229,3 +229,24 @@ def segment_tables(
         breakpoints=edges[1:-1],
         mirrored=mirrored,
     )
+
+
+def mirrored_tables(tables: Tables) -> Tables:
+    """The odd extension of an unmirrored neuron: 2 N bases, the second half for negative inputs."""
+    if tables.mirrored:
+        raise ValueError("these tables are mirrored already")
+
+    def doubled(table: Tensor) -> Tensor:
+        return torch.cat([table, table], dim=1)
+
+    return Tables(
+        threshold=doubled(tables.threshold),
+        reset=doubled(tables.reset),
+        intensity=doubled(tables.intensity),
+        weight=torch.cat([tables.weight, -tables.weight]),
+        bias=torch.cat([tables.bias, -tables.bias]),
+        offset=torch.cat([tables.offset, -tables.offset]),
+        gain=torch.cat([tables.gain, -tables.gain]),
+        breakpoints=tables.breakpoints,
+        mirrored=True,
+    )
