@@ -14,7 +14,7 @@ Scale = Literal["element", "token", "channel", "tensor"]
 LinearInputs = Literal["spiking", "analogue"]
 Simulation = Literal["closed", "steps"]
 
-SITE_OVERRIDES = ("time_steps", "bases", "scale")
+SITE_OVERRIDES = ("time_steps", "bases", "identity_bases", "scale")
 CONFIG_VERSION = 1
 
 
@@ -22,8 +22,8 @@ CONFIG_VERSION = 1
 class MBEConfig:
     """How to convert: one frozen value that goes to JSON and back.
 
-    time_steps: T, 1 to 20. bases: N of every neuron, over signs and segments; identities take the largest
-    power of two that fits.
+    time_steps: T, 1 to 20. bases: N of every neuron that computes a function, over signs and segments.
+    identity_bases: N of the identity neurons that encode operands; a power of two, at least 2 (one per sign).
     family: 'routed' (our extensions: one basis per element, chosen by sign, exponent and segment) or
     'published' (N parallel bases of the paper's five numbers; fixed ranges).
     scale: where the power-of-two scale of an encoded activation comes from: 'element' (the mantissa in T bits by
@@ -35,13 +35,14 @@ class MBEConfig:
     strict: refuse a model in which an operator on activations is neither spiking nor exact by design.
     margin: how far beyond the recorded range a neuron is fitted, as a share of the range.
     include, exclude: shell patterns on site names; sites not included, or excluded, stay exact and are reported.
-    sites: ((pattern, {'time_steps' | 'bases' | 'scale': value}), ...), the last match wins.
+    sites: ((pattern, {name: value}), ...) with time_steps, bases, identity_bases or scale; the last match wins.
 
     Raises ValueError for a value outside these.
     """
 
     time_steps: int = 16
-    bases: int = 16
+    bases: int = 32
+    identity_bases: int = 8
     family: Family = "routed"
     scale: Scale = "element"
     linear_inputs: LinearInputs = "spiking"
@@ -56,6 +57,7 @@ class MBEConfig:
     def __post_init__(self) -> None:
         check_time_steps(self.time_steps)
         check_bases(self.bases)
+        _check_identity_bases(self.identity_bases)
         for name, kind in (
             ("family", Family),
             ("scale", Scale),
@@ -85,7 +87,7 @@ class MBEConfig:
         return not included or any(fnmatchcase(site, p) for p in self.exclude)
 
     def setting(self, site: str, name: str) -> Any:
-        """time_steps, bases or scale of one site."""
+        """time_steps, bases, identity_bases or scale of one site."""
         value = getattr(self, name)
         for pattern, overrides in self.sites:
             if name in overrides and fnmatchcase(site, pattern):
@@ -123,5 +125,13 @@ def _check_overrides(pattern: str, overrides: dict[str, Any]) -> None:
         check_time_steps(overrides["time_steps"])
     if "bases" in overrides:
         check_bases(overrides["bases"])
+    if "identity_bases" in overrides:
+        _check_identity_bases(overrides["identity_bases"])
     if "scale" in overrides:
         _check_choice(f"sites[{pattern!r}].scale", overrides["scale"], get_args(Scale))
+
+
+def _check_identity_bases(bases: int) -> None:
+    check_bases(bases)
+    if bases < 2 or bases & (bases - 1):
+        raise ValueError(f"identity_bases must be a power of two, at least 2, got {bases}")

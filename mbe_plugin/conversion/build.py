@@ -93,6 +93,7 @@ class NeuronBuilder:
         self.site, self.config = site, config
         self.time_steps = config.setting(site.name, "time_steps")
         self.bases = config.setting(site.name, "bases")
+        self.identity_bases = config.setting(site.name, "identity_bases")
         self.scale = config.setting(site.name, "scale")
 
     def __call__(self, role: str, function: str, scalar: Scalar | None = None) -> nn.Module:
@@ -110,8 +111,7 @@ class NeuronBuilder:
         return CalibratedNode(found.tables, "none", low, high, function, error)
 
     def _identity(self, statistics: Statistics) -> nn.Module:
-        bases = 2 ** int(math.log2(max(self.bases, 2)))
-        scale = self.scale
+        bases, scale = self.identity_bases, self.scale
         if scale == "channel" and statistics.channels is None:
             scale = "token"
         if scale != "element":

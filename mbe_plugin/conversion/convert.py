@@ -19,8 +19,10 @@ from mbe_plugin.conversion.marks import tensors_of
 from mbe_plugin.conversion.record import record
 from mbe_plugin.conversion.routed import CONTAINER, install
 from mbe_plugin.conversion.sites import Calibration, Site
+from mbe_plugin.operators.spikes import SpikeCounts, count_spikes
 from mbe_plugin.errors import ConversionError, UnsupportedOperatorError
-from mbe_plugin.operators import CalibratedNode, EncodedCall, SpikingOperator
+from mbe_plugin.operators import CalibratedNode, SpikingOperator
+from mbe_plugin.operators.neuron import RangeNotice
 
 Progress = Callable[[str], None]
 
@@ -34,6 +36,7 @@ class Conversion:
     kept_exact: dict[str, str]  # site -> why
     findings: Findings
     local_errors: dict[str, float] = field(default_factory=dict)  # site -> relative error on the audit's batch
+    spikes: SpikeCounts | None = None  # of the audit's batch
     batches: int = 0
 
 
@@ -102,11 +105,11 @@ def build(
         )
     reuse = config.merge and config.family == "routed" and not any(s.name in kept and not s.dims for s in calibration.sites)
     neurons: dict[tuple[str, str], nn.Module] = {}
-    container = nn.ModuleDict()
+    container, notice = nn.ModuleDict(), RangeNotice()
     for site in calibration.sites:
         owner = modules[site.path]
         owner.unit = site.unit or owner.unit
-        operator = None if site.name in kept else _operator(work, site, config, neurons, reuse)
+        operator = None if site.name in kept else _operator(work, site, config, neurons, notice, reuse)
         if operator is not None:
             container[site.name.replace(".", "/")] = operator
         if site.unit is not None:
@@ -126,6 +129,7 @@ def _operator(
     site: Site,
     config: MBEConfig,
     neurons: dict[tuple[str, str], nn.Module],
+    notice: RangeNotice,
     reuse: bool,
 ) -> SpikingOperator:
     builder = NeuronBuilder(site, config)
@@ -142,9 +146,11 @@ def _operator(
     if site.unit is not None:
         scalar = lambda x: inside_operator(lambda: copying.deepcopy(module).double().cpu()(x))  # noqa: E731
     operator = make_operator(site if reuse else replace(site, coded=frozenset()), make, scalar)
-    for neuron in operator.modules():
-        if isinstance(neuron, CalibratedNode):
-            neuron.simulate = config.simulate
+    for role, neuron in operator.neurons():
+        neuron.simulate = config.simulate
+        neuron.notice = notice
+        if not neuron.site:
+            neuron.site, neuron.role = site.name, role
     return operator
 
 
@@ -153,8 +159,8 @@ def _interchangeable(twin: nn.Module | None, builder: NeuronBuilder) -> bool:
     return (
         isinstance(twin, CalibratedNode)
         and twin.time_steps == builder.time_steps
-        and builder.config.setting(builder.site.name, "bases") == builder.config.bases
-        and builder.config.setting(builder.site.name, "scale") == builder.config.scale
+        and twin.bases == builder.identity_bases
+        and twin.scale == builder.scale
     )
 
 
@@ -178,7 +184,7 @@ def audit(work: nn.Module, args: tuple, kwargs: dict[str, Any], conversion: Conv
         squares[site] = [error + (out.double() - wanted).square().sum().item(), size + wanted.square().sum().item()]
 
     inputs = [t for _, t in tensors_of((args, kwargs)) if t.is_floating_point()]
-    with torch.no_grad(), watched_by(Router(watch)):
+    with torch.no_grad(), watched_by(Router(watch)), count_spikes(work) as conversion.spikes:
         findings = audit_forward(lambda: work(*args, **kwargs), inputs)
     conversion.local_errors = {s: (e / max(n, 1e-300)) ** 0.5 for s, (e, n) in squares.items()}
     return findings
@@ -221,4 +227,4 @@ def _check_same_model(work: nn.Module, calibration: Calibration) -> None:
         )
 
 
-__all__ = ["Calibration", "Conversion", "EncodedCall", "calibrate", "convert", "reset_counts"]
+__all__ = ["Calibration", "Conversion", "calibrate", "convert", "reset_counts"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -9,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from mbe_plugin.errors import CalibrationError
+from mbe_plugin.errors import CalibrationError, RangeWarning
 from mbe_plugin.fitting.functions import FUNCTIONS, Scalar
 from mbe_plugin.neuron.scaling import binary_exponent, compute_dtype, scale_by_power_of_two
 from mbe_plugin.neuron.tables import Tables
@@ -97,12 +98,34 @@ class Observer(nn.Module):
         return self.scalar(x)
 
 
+class RangeNotice:
+    """Warns once per converted network that values left a calibrated range."""
+
+    def __init__(self) -> None:
+        self.given = False
+
+    def give(self, site: str, role: str, low: float, high: float, value: float) -> None:
+        """Warn, unless it was done before."""
+        if self.given:
+            return
+        self.given = True
+        warnings.warn(
+            f"{site} ({role}) met {value:g}, outside its calibrated range [{low:g}, {high:g}]; such values are counted "
+            "in mbe_plugin.report(snn); calibrate with data like yours. Said once per network",
+            RangeWarning,
+            stacklevel=2,
+        )
+
+
 class CalibratedNode(MBENode):
     """An MBE neuron of a converted network: always in step_mode 's', counts values outside its range.
 
     ``calibrated`` [2] is the range it was fitted for. ``seen`` and ``outside`` count elements since the
-    last ``reset_counts``; NaN counts as outside.
+    last ``reset_counts``; NaN counts as outside. ``site`` and ``role`` say where it stands.
     """
+
+    site = ""
+    role = ""
 
     calibrated: Tensor
     seen: Tensor
@@ -118,6 +141,7 @@ class CalibratedNode(MBENode):
         self.function = function
         self.fit_error = fit_error
         self.spike_listener: Callable[[Tensor, int, int], None] | None = None
+        self.notice = RangeNotice()
 
     def forward(self, x: Tensor, dim: int = -1, where: Tensor | None = None) -> Tensor:
         """Decoded value of x; ``where`` marks the elements that take part (others are not counted)."""
@@ -134,14 +158,19 @@ class CalibratedNode(MBENode):
         if value.numel() == 0:
             return
         low, high = self.calibrated.unbind()
-        if not torch.compiler.is_compiling():
+        eager = not torch.compiler.is_compiling()
+        if eager:
             self.seen += value.numel() if where is None else where.sum()
             if value.device.type == "cpu" and where is None:
                 smallest, largest = torch.aminmax(value)
                 if bool((smallest >= low) & (largest <= high)):
                     return
         beyond = ~((value >= low) & (value <= high))
-        self.outside += (beyond if where is None else beyond & where).sum()
+        if where is not None:
+            beyond &= where
+        self.outside += beyond.sum()
+        if eager and value.device.type == "cpu" and not self.notice.given and bool(beyond.any()):
+            self.notice.give(self.site, self.role, low.item(), high.item(), value[beyond][0].item())
 
     def reset_counts(self) -> None:
         """Forget ``seen`` and ``outside``."""
@@ -151,7 +180,7 @@ class CalibratedNode(MBENode):
     @property
     def scale(self) -> str:
         """Where the power-of-two scale comes from."""
-        return "element" if self.reduction.kind != "none" else "fixed"
+        return "element" if self.reduction.kind != "none" else "range"
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "spike_listener": None}
