@@ -34,8 +34,8 @@ class MBENode(base.MemoryModule):
     SpikingJelly's FewSpikeNode). float16 and bfloat16 inputs are simulated in float32, float64 in float64;
     the output has the input's dtype. The tables stay float32 whatever ``.half()`` or ``.to(dtype)`` say.
 
-    tables: the neuron's numbers (buffers ``th``, ``r``, ``d`` [T, N]; ``w``, ``offset``, ``gain`` [N]; ``bias`` [B];
-    ``breakpoints``).
+    tables: the neuron's numbers (buffers ``th``, ``r``, ``d`` [T, N]; ``w``, ``offset``, ``gain`` [N];
+    ``bias`` [B]; ``breakpoints``).
     reduction: name of the range reduction around the tables: 'none', 'identity', 'reciprocal', 'sqrt',
     'rsqrt' (mantissa by spikes, exponent sent beside) or 'exp2' (fraction by spikes).
     simulate: 'closed' (integer arithmetic, for halving tables; others always take the loop) or 'steps'.
@@ -177,9 +177,7 @@ class MBENode(base.MemoryModule):
                 f"the neuron's tables are on {self.th.device}, its input on {like.device}; "
                 "move the network with .to(device)"
             )
-        return prepare(
-            self._buffers_by_field(), like, mirrored=self.mirrored, halving=self.halving
-        )
+        return prepare(self._buffers_by_field(), like, mirrored=self.mirrored, halving=self.halving)
 
     def _buffers_by_field(self) -> dict[str, Tensor]:
         return {name: getattr(self, _BUFFER_OF.get(name, name)) for name in TABLE_FIELDS}
