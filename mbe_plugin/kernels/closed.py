@@ -21,7 +21,7 @@ def code(x: Tensor, p: Prepared, row: int | Tensor) -> Tensor:
 
 
 def decode(x: Tensor, p: Prepared) -> Tensor:
-    """Read-out for reduced inputs x, equal to steps.decode bit for bit."""
+    """Read-out for finite reduced inputs x, equal to steps.decode bit for bit; NaN reads NaN."""
     bank = p.bank(x)
     total = torch.zeros_like(x)
     for place in range(p.bases_per_bank):
