@@ -77,11 +77,12 @@ def fit(
 ) -> Fit:
     """Fit an MBE neuron of N = bases halving bases, one per segment, to a scalar function.
 
-    function: a name ('gelu', 'gelu_tanh', 'silu', 'tanh', 'exp2', 'reciprocal', 'rsqrt', 'sqrt', 'identity', ...), an
-    elementwise callable or nn.Module on float64 tensors [n]. domain: (low, high); may be left out for a name,
-    and is the reduced interval for the functions with a range reduction. samples: values of any shape that
-    the neuron will meet; they weigh the squared error. search: the exact optimum over candidate knots
-    (dynamic programming, tens of milliseconds) instead of the closed form (about a millisecond).
+    function: a name ('gelu', 'gelu_tanh', 'silu', 'tanh', 'exp2', 'reciprocal', 'rsqrt', 'sqrt',
+    'identity', ...), an elementwise callable or nn.Module on float64 tensors [n]. domain: (low, high);
+    may be left out for a name, and is the reduced interval for the functions with a range reduction.
+    samples: values of any shape that the neuron will meet; they weigh the squared error. search: the exact
+    optimum over candidate knots (dynamic programming, tens of milliseconds) instead of the closed form
+    (about a millisecond).
 
     Deterministic: the same bits every time. Raises ValueError for a domain that is empty or not finite,
     a function that is not elementwise or not finite there, T outside 1 .. 20 or N < 1.

@@ -9,6 +9,7 @@ counting also the error of the T-step code within each segment. Both are determi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -108,7 +109,7 @@ def _shortest_path(
     """Indices of the S + 1 edges of least total cost; layer i lists the candidates of edge i."""
     layers = [np.array([0]), *layers[1:-1], np.array([last])]
     best, back = np.zeros(1), []
-    for left, right in zip(layers[:-1], layers[1:], strict=True):
+    for left, right in pairwise(layers):
         start, stop = left[:, None], right[None, :]
         allowed = start < stop
         step = cost(np.minimum(start, stop), np.maximum(start, stop))
@@ -137,7 +138,7 @@ def tables_for_edges(
     digits = np.clip(np.floor(place * codes), 0, codes - 1) / codes
 
     def total(values: Array) -> Array:
-        return np.bincount(index, values, segments)
+        return np.bincount(index, values, segments).astype(np.float64, copy=False)
 
     w = grid.weight + 1e-12
     mass = total(w)

@@ -13,7 +13,7 @@ from torch import Tensor
 from mbe_plugin.kernels.prepared import Prepared
 
 
-def code(x: Tensor, p: Prepared, row: "int | Tensor") -> Tensor:
+def code(x: Tensor, p: Prepared, row: int | Tensor) -> Tensor:
     """The integer k (in x's dtype) whose T binary digits are the spikes of basis ``row``."""
     codes = 2.0**p.time_steps
     membrane = p.gain[row] * (x - p.offset[row])
@@ -21,7 +21,7 @@ def code(x: Tensor, p: Prepared, row: "int | Tensor") -> Tensor:
 
 
 def decode(x: Tensor, p: Prepared) -> Tensor:
-    """Read-out for reduced inputs x, equal to steps.decode bit for bit."""
+    """Read-out for finite reduced inputs x, equal to steps.decode bit for bit; NaN reads NaN."""
     bank = p.bank(x)
     total = torch.zeros_like(x)
     for place in range(p.bases_per_bank):

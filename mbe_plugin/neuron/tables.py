@@ -54,9 +54,7 @@ class Tables:
                 raise ValueError(f"{name} holds a value that is not finite: {value.tolist()}")
             object.__setattr__(self, name, value.clone())
         if self.threshold.dim() != 2 or 0 in self.threshold.shape:
-            raise ValueError(
-                f"threshold must be [T, N] with T, N >= 1, got {list(self.threshold.shape)}"
-            )
+            raise ValueError(f"threshold must be [T, N] with T, N >= 1, got {list(self.threshold.shape)}")
         check_time_steps(self.time_steps)
         wanted = {
             "reset": (self.time_steps, self.bases),
