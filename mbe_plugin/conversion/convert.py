@@ -21,6 +21,7 @@ from mbe_plugin.conversion.routed import CONTAINER, install
 from mbe_plugin.conversion.sites import Calibration, Site
 from mbe_plugin.operators.spikes import SpikeCounts, count_spikes
 from mbe_plugin.errors import ConversionError, UnsupportedOperatorError
+from mbe_plugin.fitting.functions import Scalar
 from mbe_plugin.operators import CalibratedNode, SpikingOperator
 from mbe_plugin.operators.neuron import RangeNotice
 
@@ -141,10 +142,7 @@ def _operator(
         neurons[site.name, role] = neuron
         return neuron
 
-    module = work.get_submodule(site.path)
-    scalar = None
-    if site.unit is not None:
-        scalar = lambda x: inside_operator(lambda: copying.deepcopy(module).double().cpu()(x))  # noqa: E731
+    scalar = _module_function(work.get_submodule(site.path)) if site.unit is not None else None
     operator = make_operator(site if reuse else replace(site, coded=frozenset()), make, scalar)
     for role, neuron in operator.neurons():
         neuron.simulate = config.simulate
@@ -152,6 +150,12 @@ def _operator(
         if not neuron.site:
             neuron.site, neuron.role = site.name, role
     return operator
+
+
+def _module_function(module: nn.Module) -> Scalar:
+    """What a module without parameters computes, in float64, away from the model's dtype and device."""
+    double = copying.deepcopy(module).to(device="cpu", dtype=torch.float64)
+    return lambda x: inside_operator(lambda: double(x))
 
 
 def _interchangeable(twin: nn.Module | None, builder: NeuronBuilder) -> bool:

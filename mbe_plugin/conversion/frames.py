@@ -244,6 +244,8 @@ def unseen(site: str) -> str:
 
 def run_frame(module: nn.Module, method: str, names: tuple[str, ...], call: Callable, args: tuple, kwargs: dict) -> Any:
     """Run call(module, *args, **kwargs) as a frame, under a new Router when it is the outermost one."""
+    if SLOT.inside_operator:
+        return call(module, *args, **kwargs)
     sites: ModuleSites = module._mbe_sites  # type: ignore[assignment]  # set by routed.py
     mode = SLOT.mode
     if mode is not None:

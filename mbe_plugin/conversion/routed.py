@@ -130,4 +130,7 @@ def _length(self: nn.Module) -> int:
 
 def _item(self: nn.Module, index: int | slice) -> Any:
     chosen = _visible(self)[index]
-    return type(self)._mbe_original(*chosen) if isinstance(chosen, list) else chosen  # type: ignore[attr-defined]
+    if not isinstance(chosen, list):
+        return chosen
+    original = original_class(self)
+    return original(*chosen) if issubclass(original, nn.Sequential) else original(chosen)
