@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -124,6 +125,8 @@ class WatchedForward(TorchFunctionMode):
         if func is F.embedding:
             mark(out, ACTIVATION)
         elif not spelling.shape_only:
+            if torch.compiler.is_compiling() and spelling.moves and isinstance(out, (list, tuple)):
+                out = tuple([piece.view_as(piece) for piece in out])  # pieces of a tuple cannot be marked there
             propagate(args, kwargs, out, moves=spelling.moves, writes=spelling.writes)
         return out
 
