@@ -21,7 +21,7 @@ SIMULATIONS: tuple[Simulation, ...] = ("closed", "steps")
 FLOAT32_MANTISSA_BITS = 23
 
 # the method's symbols (eq. 4-8) name the buffers
-_BUFFER_OF = {"threshold": "th", "reset": "r", "intensity": "d", "weight": "w"}
+BUFFER_OF = {"threshold": "th", "reset": "r", "intensity": "d", "weight": "w"}
 
 
 class MBENode(base.MemoryModule):
@@ -69,7 +69,7 @@ class MBENode(base.MemoryModule):
         if reduction not in REDUCTIONS:
             raise ValueError(f"reduction must be one of {sorted(REDUCTIONS)}, got {reduction!r}")
         for name, value in tables.as_dict().items():
-            self.register_buffer(_BUFFER_OF.get(name, name), value.clone())
+            self.register_buffer(BUFFER_OF.get(name, name), value.clone())
         self.mirrored = tables.mirrored
         self.distinct_outputs = tables.distinct_outputs
         self.reduction: Reduction = REDUCTIONS[reduction]
@@ -208,7 +208,7 @@ class MBENode(base.MemoryModule):
         return prepare(self._buffers_by_field(), like, mirrored=self.mirrored, halving=self.halving)
 
     def _buffers_by_field(self) -> dict[str, Tensor]:
-        return {name: getattr(self, _BUFFER_OF.get(name, name)) for name in TABLE_FIELDS}
+        return {name: getattr(self, BUFFER_OF.get(name, name)) for name in TABLE_FIELDS}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MBENode:
         # dtype conversions must not round the tables: follow the device, keep the float32 numbers

@@ -98,7 +98,7 @@ class Recorder(WatchedForward):
         if not site.dims:
             return
         for operand in site.dims:
-            tensor, role = call.operands[operand], f"operand{operand}"
+            tensor, role = call.operands[operand], f"encoders.{operand}"
             twin = next((e for e in self._encoded if e[0] is tensor and e[1] == tensor._version), None)
             if twin is not None and twin[2] != site.name:
                 site.shared.setdefault(role, (twin[2], twin[3]))
