@@ -19,13 +19,17 @@ Scalar = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class StandardFunction:
-    """A named scalar function; ``interval`` is where its tables live, reduced or by default."""
+    """A named scalar function; ``interval`` is where its tables live, reduced or by default.
+
+    ``measured``: the wider interval that one table serves through its range reduction, where there is one.
+    """
 
     name: str
     scalar: Scalar
     interval: tuple[float, float]
     reduction: str = "none"
     kinks: tuple[float, ...] = ()
+    measured: tuple[float, float] | None = None
 
 
 def _named(name: str, scalar: Scalar, low: float, high: float, **known: object) -> StandardFunction:
