@@ -18,6 +18,7 @@ from mbe_plugin.neuron.tables import Tables, halving_table, published_tables
 Array = NDArray[np.float64]
 
 OFFSET, WIDTH, THRESHOLD, RESET, INTENSITY = range(5)
+DECAY_DIGITS = 6  # decimals that a searched decay keeps, so that it is stored shortly and exactly
 
 
 def halving_shapes(offset: Array, width: Array) -> Array:
@@ -34,8 +35,8 @@ def simulate(x: Array, shapes: Array, time_steps: int) -> Array:
     if np.all(p[:, THRESHOLD:] == 0.5):
         codes = np.float32(2.0**time_steps)
         return (np.clip(np.floor(membrane * codes), 0, codes - 1) / codes).astype(np.float64)
-    decays = shapes[:, THRESHOLD:, None, None] ** np.arange(time_steps)[:, None]
-    threshold, reset, intensity = (0.5 * decays).astype(np.float32).transpose(1, 2, 0, 3)
+    tables = 0.5 * powers(shapes[:, THRESHOLD:], time_steps)
+    threshold, reset, intensity = tables.astype(np.float32).transpose(1, 2, 0)[..., None]
     output = np.zeros_like(membrane)
     spike, change = np.empty_like(membrane), np.empty_like(membrane)
     for t in range(time_steps):
@@ -87,22 +88,49 @@ def tables_of(
     breakpoints: Array | None = None,
 ) -> Tables:
     """Tables of bases with offset and gain, in parallel or, with breakpoints, one bank per segment."""
-    if np.all(shapes[:, THRESHOLD:] == 0.5):
-        tables = [halving_table(time_steps, len(shapes))] * 3
+    return coded_tables(
+        time_steps,
+        shapes[:, THRESHOLD:],
+        offset=_tensor(shapes[:, OFFSET]),
+        gain=_tensor(1 / shapes[:, WIDTH]),
+        weight=_tensor(weights),
+        bias=_tensor(constants),
+        breakpoints=torch.empty(0) if breakpoints is None else _tensor(breakpoints),
+    )
+
+
+def coded_tables(
+    time_steps: int,
+    decays: Array,
+    *,
+    offset: Tensor,
+    gain: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    breakpoints: Tensor,
+) -> Tables:
+    """Tables whose threshold, reset and intensity lead with 1/2 and decay by ``decays`` [N, 3] per step."""
+    if np.all(decays == 0.5):
+        threshold = reset = intensity = halving_table(time_steps, len(decays))
     else:
-        decays = shapes[:, THRESHOLD:, None] ** np.arange(time_steps)
-        tables = list(torch.from_numpy(0.5 * decays).permute(1, 2, 0))
-    threshold, reset, intensity = tables
+        threshold, reset, intensity = torch.from_numpy(0.5 * powers(decays, time_steps)).permute(1, 2, 0)
     return Tables(
         threshold=threshold,
         reset=reset,
         intensity=intensity,
-        weight=_tensor(weights),
-        bias=_tensor(constants),
-        offset=_tensor(shapes[:, OFFSET]),
-        gain=_tensor(1 / shapes[:, WIDTH]),
-        breakpoints=torch.empty(0) if breakpoints is None else _tensor(breakpoints),
+        weight=weight,
+        bias=bias,
+        offset=offset,
+        gain=gain,
+        breakpoints=breakpoints,
     )
+
+
+def powers(decays: Array, time_steps: int) -> Array:
+    """decays^t for t = 0 .. T-1 on a new last axis, by products, so the bits are the same everywhere."""
+    factors = np.repeat(decays[..., None], time_steps, axis=-1)
+    factors[..., 0] = 1.0
+    return np.cumprod(factors, axis=-1, dtype=np.float64)
 
 
 def published_tables_of(

@@ -26,7 +26,7 @@ from mbe_plugin.neuron.tables import Tables, check_bases, check_time_steps
 # how many candidates a search may score, by family
 EVALUATIONS = {
     "routed": 2000,
-    "curved": 16000,
+    "curved": 12000,
     "parallel": 12000,
     **dict.fromkeys(VARIANTS, 12000),
 }
@@ -46,7 +46,7 @@ def fit(
 ) -> Fit:
     """Fit an MBE neuron of N = bases bases and T = time_steps steps to a scalar function.
 
-    function: a name ('gelu', 'gelu_tanh', 'silu', 'tanh', 'exp2', 'reciprocal', 'rsqrt', 'sqrt', 'identity', ...), an
+    function: a name ('gelu', 'silu', 'exp2', 'reciprocal', 'rsqrt', 'identity', ...; see FUNCTIONS), an
     elementwise callable or nn.Module on float64 tensors [n]. domain: (low, high); may be left out for a name,
     and is the reduced interval for the functions with a range reduction. samples: values of any shape that
     the neuron will meet; they weigh the squared error.

@@ -44,6 +44,8 @@ FUNCTIONS: dict[str, StandardFunction] = {
         _named("reciprocal", torch.reciprocal, 0.5, 1.0, reduction="reciprocal"),
         _named("rsqrt", torch.rsqrt, 0.5, 2.0, reduction="rsqrt"),
         _named("sqrt", torch.sqrt, 0.5, 2.0, reduction="sqrt"),
+        _named("rsqrt_octave", torch.rsqrt, 0.5, 1.0, reduction="rsqrt_octave", measured=(0.5, 2.0)),
+        _named("sqrt_octave", torch.sqrt, 0.5, 1.0, reduction="sqrt_octave", measured=(0.5, 2.0)),
         _named("gelu", F.gelu, -8.0, 8.0),
         _named("gelu_tanh", lambda x: F.gelu(x, approximate="tanh"), -8.0, 8.0),
         _named("silu", F.silu, -12.0, 12.0),

@@ -50,8 +50,8 @@ def focused_grid(
     borders = np.interp(np.linspace(0, share[-1], points + 1), share, probe)
     borders[0], borders[-1] = low, high
     if samples is not None:
-        inside = np.clip(samples, low, high)
-        half = np.quantile(inside, np.linspace(0, 1, points // 2 + 1))
+        samples = np.sort(np.clip(samples, low, high))
+        half = samples[np.linspace(0, len(samples) - 1, points // 2 + 1).round().astype(np.int64)]
         borders = np.unique(np.concatenate([borders[::2], half]))
     x = (borders[1:] + borders[:-1]) / 2
     return Grid(x, borders, _weights(borders, samples), scalar(x))
@@ -62,6 +62,7 @@ def _weights(borders: Array, samples: Array | None, floor: float = 0.02) -> Arra
     uniform = np.diff(borders) / (borders[-1] - borders[0])
     if samples is None:
         return uniform
-    counts, _ = np.histogram(np.clip(samples, borders[0], borders[-1]), borders)
+    below = np.searchsorted(samples, borders[1:-1])
+    counts = np.diff(np.concatenate([[0], below, [len(samples)]]))
     weight = (1 - floor) * counts / len(samples) + floor * uniform
     return weight / weight.sum()

@@ -45,7 +45,7 @@ class Problem:
 
 
 def search(problem: Problem, shapes: Array, evaluations: int, seed: int = 0) -> Array:
-    """Shapes [N, 5] of no larger squared error than the given ones, after about ``evaluations`` candidates."""
+    """Shapes [N, 5] of no larger squared error than the given ones; ``evaluations`` candidates are scored."""
     random = np.random.Generator(np.random.PCG64(seed))
     shapes = shapes.copy()
     bases = len(shapes)
@@ -102,4 +102,5 @@ def _neighbours(shape: Array, step: float, free: Freedom, random: np.random.Gene
         together = random.random(BATCH) < 0.5
         tried[together, THRESHOLD] = tried[together, RESET]
         tried[:, THRESHOLD:] = tried[:, THRESHOLD:].clip(free.lowest_decay, free.highest_decay)
-    return tried
+    # exp and pow may differ in the last bit from one processor to the next: do not let it decide
+    return tried.astype(np.float32).astype(np.float64)

@@ -1,12 +1,13 @@
 """Where the segments of a neuron begin and end: knots where they pay most.
 
 ``curvature_segments`` is the closed form (equal shares of |f''|^(2/5), optimal for many segments);
-``optimal_segments`` is the exact optimum over a grid of candidate knots, by dynamic programming, counting also
-the error of the T-step code within each segment. Both are deterministic.
+``optimal_segments`` is the exact optimum over a grid of candidate knots, by dynamic programming, counting
+also the error of the T-step code within each segment. Both are deterministic.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -117,7 +118,7 @@ def _refine(cost: _SegmentCost, edges: Index, tail: tuple[bool, bool], last: int
     near = [np.arange(max(e - reach, 0), min(e + reach, last) + 1) for e in edges]
     near[0], near[-1] = np.array([0]), np.array([last])
     best, back = np.zeros(1), []
-    for i, (left, right) in enumerate(zip(near[:-1], near[1:], strict=True)):
+    for i, (left, right) in enumerate(itertools.pairwise(near)):
         start, stop = np.minimum.outer(left, right), np.maximum.outer(left, right)
         line, flat = cost.line_and_flat(start, stop)
         step = flat if (i == 0 and tail[0]) or (i == len(near) - 2 and tail[1]) else line
