@@ -31,6 +31,7 @@ EVALUATIONS = {
     **dict.fromkeys(VARIANTS, 12000),
 }
 FAMILIES = tuple(EVALUATIONS)
+MAX_BASES = 256
 
 
 def fit(
@@ -58,13 +59,17 @@ def fit(
     scored, and defaults to what takes well under a second.
 
     Deterministic: the same bits every time, on any number of threads. Raises ValueError for a domain that is
-    empty or not finite, a function that is not elementwise or not finite there, T outside 1 .. 20, N < 1, an
-    unknown family and samples that are empty or not finite.
+    empty, not finite or too narrow for float32, a function that is not elementwise or not finite there, T
+    outside 1 .. 20, N outside 1 .. 256, an unknown family and samples that are empty or not finite.
     """
     check_time_steps(time_steps)
     check_bases(bases)
+    if bases > MAX_BASES:
+        raise ValueError(f"fit() places at most {MAX_BASES} bases, got {bases}")
     if family not in FAMILIES:
         raise ValueError(f"family must be one of {FAMILIES}, got {family!r}")
+    if evaluations is not None and (isinstance(evaluations, bool) or evaluations < 0):
+        raise ValueError(f"evaluations must be 0 or more, got {evaluations!r}")
     known = _resolve(function)
     low, high = check_domain(known.interval if domain is None else domain)
     budget = 0 if not search else EVALUATIONS[family] if evaluations is None else evaluations
@@ -93,7 +98,7 @@ def _tables(
     if search:
         segments = optimal_segments(grid, bases, time_steps)
     else:
-        segments = curvature_segments(grid, bases, known.kinks)
+        segments = curvature_segments(grid, bases, time_steps, known.kinks)
     return routed_tables(grid, segments, time_steps, budget, curved=family == "curved")
 
 

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Scalar = Callable[[Tensor], Tensor]
+NARROWEST = 1024  # least width of a domain over its magnitude, inverted: float32 must tell cells apart
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,11 @@ def check_domain(domain: tuple[float, float]) -> tuple[float, float]:
         raise ValueError(f"a domain must be finite, got ({low}, {high})")
     if not low < high:
         raise ValueError(f"a domain needs low < high, got ({low}, {high})")
+    if (high - low) * NARROWEST < max(abs(low), abs(high)):
+        raise ValueError(
+            f"the domain ({low}, {high}) is too narrow for float32 membranes; widen it to at least "
+            f"1/{NARROWEST} of its magnitude"
+        )
     return low, high
 
 

@@ -12,6 +12,7 @@ Array = NDArray[np.float64]
 
 POINTS = 4096
 PROBES = 2048
+GOLDEN = (5**0.5 - 1) / 2  # its multiples fill the unit interval evenly
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,9 @@ def focused_grid(
         samples = np.sort(np.clip(samples, low, high))
         half = samples[np.linspace(0, len(samples) - 1, points // 2 + 1).round().astype(np.int64)]
         borders = np.unique(np.concatenate([borders[::2], half]))
-    x = (borders[1:] + borders[:-1]) / 2
+    # one point anywhere in each cell: midpoints could all fall on the same digit of a binary code
+    place = np.arange(len(borders) - 1) * GOLDEN % 1.0
+    x = borders[:-1] + np.diff(borders) * place
     return Grid(x, borders, _weights(borders, samples), scalar(x))
 
 

@@ -11,8 +11,7 @@ import numpy as np
 
 from mbe_plugin.fitting.bases import Array, halving_shapes, read_out, simulate, tables_of
 from mbe_plugin.fitting.grids import Grid
-from mbe_plugin.fitting.published import thinned
-from mbe_plugin.fitting.search import Freedom, Problem, search
+from mbe_plugin.fitting.search import Freedom, Problem, search, thinned
 from mbe_plugin.fitting.segments import curvature_segments, optimal_segments
 from mbe_plugin.neuron.tables import Tables
 
@@ -26,7 +25,7 @@ def parallel_fit(grid: Grid, time_steps: int, bases: int, evaluations: int) -> T
     problem = thinned(grid, time_steps, Freedom(offset=True))
     starts = [halving_shapes(ends[:, 0], ends[:, 1] - ends[:, 0])]
     if evaluations:
-        starts += _paired_starts(grid, bases, np.random.Generator(np.random.PCG64(0)))
+        starts += _paired_starts(grid, bases, time_steps, np.random.Generator(np.random.PCG64(0)))
     each = evaluations // (2 * len(starts))
     tried = [search(problem, start, each, seed) for seed, start in enumerate(starts)]
     best = min(tried, key=lambda shapes: _solve(problem, shapes)[2])
@@ -35,9 +34,9 @@ def parallel_fit(grid: Grid, time_steps: int, bases: int, evaluations: int) -> T
     return tables_of(shapes, weights, np.array([constant]), time_steps)
 
 
-def _paired_starts(grid: Grid, bases: int, random: np.random.Generator) -> list[Array]:
+def _paired_starts(grid: Grid, bases: int, time_steps: int, random: np.random.Generator) -> list[Array]:
     """Starts whose 2 N knots lie where the curvature is, paired at random."""
-    knots = grid.borders[curvature_segments(grid, 2 * bases).edges[1:]]
+    knots = grid.borders[curvature_segments(grid, 2 * bases, time_steps).edges[1:]]
     starts = []
     for _ in range(STARTS - 1):
         pairs = np.sort(random.permutation(knots).reshape(bases, 2), axis=1)

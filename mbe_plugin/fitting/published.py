@@ -21,7 +21,7 @@ from mbe_plugin.fitting.bases import (
     simulate,
 )
 from mbe_plugin.fitting.grids import Grid
-from mbe_plugin.fitting.search import Freedom, Problem, search
+from mbe_plugin.fitting.search import Freedom, Problem, search, thinned
 from mbe_plugin.fitting.segments import optimal_segments
 from mbe_plugin.neuron.tables import Tables
 
@@ -110,16 +110,6 @@ def _strict(grid: Grid, time_steps: int, bases: int, evaluations: int) -> Tables
             best = error, shapes
     assert best is not None
     return _solved(best[1], problem)
-
-
-def thinned(grid: Grid, time_steps: int, freedom: Freedom, points: int = 1024) -> Problem:
-    """The grid thinned to about ``points`` cells, weights summed."""
-    step = max(len(grid.x) // points, 1)
-    starts = np.arange(0, len(grid.x), step)
-    middle = np.minimum(starts + step // 2, len(grid.x) - 1)
-    return Problem(
-        grid.x[middle], grid.y[middle], np.add.reduceat(grid.weight, starts), time_steps, freedom
-    )
 
 
 def _error(problem: Problem, shapes: Array) -> float:

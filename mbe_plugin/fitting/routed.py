@@ -25,7 +25,7 @@ from mbe_plugin.fitting.bases import (
     tables_of,
 )
 from mbe_plugin.fitting.grids import Grid
-from mbe_plugin.fitting.search import Freedom, Problem, best_start, search
+from mbe_plugin.fitting.search import Freedom, best_start, search, thinned
 from mbe_plugin.fitting.segments import Segments
 from mbe_plugin.neuron.tables import Tables, check_bases, check_time_steps, segment_tables
 
@@ -75,7 +75,7 @@ def _improved(
     """
     if evaluations < 1:
         return shape
-    problem = Problem(part.x, part.y, part.weight, time_steps, MOVE_ALL if curved else MOVE_EDGES)
+    problem = thinned(part, time_steps, MOVE_ALL if curved else MOVE_EDGES)
     found = []
     for start in (shape, _turned(shape)):
         if not ends[int(start[WIDTH] < 0)]:

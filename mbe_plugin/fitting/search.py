@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mbe_plugin.fitting.bases import OFFSET, RESET, THRESHOLD, WIDTH, Array, orthonormal, simulate
+from mbe_plugin.fitting.grids import Grid
 
 BATCH = 24
 LARGEST_STEP, SMALLEST_STEP = 0.3, 3e-4
@@ -42,6 +43,15 @@ class Problem:
     def outputs(self, shapes: Array) -> Array:
         """Outputs [K, M] of shapes [K, 5], times the root of the weights."""
         return simulate(self.x, shapes, self.time_steps) * np.sqrt(self.weight)
+
+
+def thinned(grid: Grid, time_steps: int, freedom: Freedom, points: int = 1024) -> Problem:
+    """The problem on at most about ``points`` cells of a grid, the weights of cells left out added."""
+    step = -(-len(grid.x) // points)
+    starts = np.arange(0, len(grid.x), step)
+    middle = np.minimum(starts + step // 2, len(grid.x) - 1)
+    weight = np.add.reduceat(grid.weight, starts)
+    return Problem(grid.x[middle], grid.y[middle], weight, time_steps, freedom)
 
 
 def search(problem: Problem, shapes: Array, evaluations: int, seed: int = 0) -> Array:
@@ -92,10 +102,14 @@ def _neighbours(shape: Array, step: float, free: Freedom, random: np.random.Gene
     scale = step * 10.0 ** random.uniform(-1.5, 0.5, (BATCH, 1))
     z = random.standard_normal((BATCH, 6)) * scale * (random.random((BATCH, 6)) < 0.6)
     tried = np.repeat(shape[None], BATCH, axis=0)
-    if free.offset:
-        tried[:, OFFSET] += abs(shape[WIDTH]) * z[:, 0]
     if free.width:
         tried[:, WIDTH] *= np.exp(z[:, 1])
+    if free.offset:
+        tried[:, OFFSET] += abs(shape[WIDTH]) * z[:, 0]
+        # some keep the far end where it is: the two ends are knots of their own
+        held = shape[OFFSET] + shape[WIDTH] - tried[:, OFFSET]
+        hold = (random.random(BATCH) < 0.4) & (held * shape[WIDTH] > 0.02 * shape[WIDTH] ** 2)
+        tried[hold, WIDTH] = held[hold]
     if free.decays:
         # the three decays of a good basis lie close together: move them as one, and a little apart
         tried[:, THRESHOLD:] += 0.3 * z[:, 2:3] + 0.06 * z[:, 3:6]

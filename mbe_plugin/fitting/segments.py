@@ -1,6 +1,6 @@
 """Where the segments of a neuron begin and end: knots where they pay most.
 
-``curvature_segments`` is the closed form (equal shares of |f''|^(2/5), optimal for many segments);
+``curvature_segments`` is the closed form (the density of knots that is optimal for many segments);
 ``optimal_segments`` is the exact optimum over a grid of candidate knots, by dynamic programming, counting
 also the error of the T-step code within each segment. Both are deterministic.
 """
@@ -17,7 +17,7 @@ from mbe_plugin.fitting.grids import Array, Grid
 
 Index = NDArray[np.int64]
 
-CANDIDATES = 256  # knots tried in the first pass; the second pass looks at all cells around each
+CANDIDATES = 256  # knots tried in the first pass (4 N if more); the second looks at all cells around each
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,31 @@ class Segments:
     ramps: Index
 
 
-def curvature_segments(grid: Grid, segments: int, kinks: tuple[float, ...] = ()) -> Segments:
-    """Every segment gets the same share of (weight density * f''^2)^(1/5)."""
+def curvature_segments(
+    grid: Grid, segments: int, time_steps: int, kinks: tuple[float, ...] = ()
+) -> Segments:
+    """Knots by the density n(x) of segments that is optimal for many: no candidates, no search.
+
+    A segment of width 1/n costs f''^2 n^-4 / 720 for its line and f'^2 4^-T n^-2 / 12 for its code, per
+    unit of weight. At the optimum 4 f''^2 n^-5 / 720 + 2 f'^2 4^-T n^-3 / 12 is the same everywhere; the sum
+    of the two solutions stands for the root.
+    """
     width = np.diff(grid.borders)
-    bend = np.gradient(np.gradient(grid.y, grid.x), grid.x)
-    density = (grid.weight / width * bend**2) ** 0.2 * width
-    share = np.concatenate([[0.0], np.cumsum(density + 1e-3 * density.sum() * width / width.sum())])
+    density = grid.weight / width
+    slope = np.gradient(grid.y, grid.x)
+    bend = np.gradient(slope, grid.x)
+    line = (density * bend**2 * (4 / 720)) ** (1 / 5) * width
+    code = (density * slope**2 * (2 / 12 * 4.0**-time_steps)) ** (1 / 3) * width
+    low, high = -200.0, 200.0  # log of the multiplier
+    for _ in range(60):
+        middle = (low + high) / 2
+        count = line.sum() * np.exp(-middle / 5) + code.sum() * np.exp(-middle / 3)
+        low, high = (middle, high) if count > segments else (low, middle)
+    share = line * np.exp(-low / 5) + code * np.exp(-low / 3)
+    share = share + max(1e-3 * share.sum(), 1e-100) * width / width.sum()  # no part is left out
+    n = share / share.sum() * segments / width
+    error = (grid.weight * ((bend / n**2) ** 2 / 720 + (slope / n) ** 2 * 4.0**-time_steps / 12)).sum()
+    share = np.concatenate([[0.0], np.cumsum(share)])
     inner = np.interp(np.linspace(0, share[-1], segments + 1)[1:-1], share, grid.borders)
     for kink in kinks:
         if len(inner) and grid.borders[0] < kink < grid.borders[-1]:
@@ -46,7 +65,14 @@ def curvature_segments(grid: Grid, segments: int, kinks: tuple[float, ...] = ())
     # at least one cell per segment
     edges = np.maximum.accumulate(np.maximum(edges, np.arange(1, segments)) - np.arange(segments - 1))
     edges = np.minimum(edges + np.arange(segments - 1), last - np.arange(segments - 1, 0, -1))
-    return _untailed(np.concatenate([[0], edges, [last]]))
+    edges = np.concatenate([[0], edges, [last]])
+    ramps = np.stack([edges[:-1], edges[1:]], axis=1)
+    # what lies within the expected error of the value at an end needs no spikes
+    away = [np.flatnonzero((grid.y - end) ** 2 > error) for end in grid.y[[0, -1]]]
+    if len(away[0]) and len(away[1]):
+        ramps[0, 0] = min(away[0][0], edges[1] - 1)
+        ramps[-1, 1] = max(away[1][-1] + 1, edges[-2] + 1)
+    return Segments(edges, ramps)
 
 
 def optimal_segments(grid: Grid, segments: int, time_steps: int, tails: bool = True) -> Segments:
@@ -55,7 +81,8 @@ def optimal_segments(grid: Grid, segments: int, time_steps: int, tails: bool = T
     With ``tails`` the first and the last bank may keep a flat part outside the ramp, where that pays.
     """
     last = len(grid.x)
-    chosen = np.unique(np.linspace(0, last, CANDIDATES + 1).round().astype(np.int64))
+    candidates = max(CANDIDATES, 4 * segments)
+    chosen = np.unique(np.linspace(0, last, candidates + 1).round().astype(np.int64))
     cost = _SegmentCost(grid, time_steps)
     start, stop = np.minimum.outer(chosen, chosen), np.maximum.outer(chosen, chosen)
     line, flat = cost.line_and_flat(start, stop)
@@ -70,6 +97,13 @@ def optimal_segments(grid: Grid, segments: int, time_steps: int, tails: bool = T
     assert best is not None
     _, edges, tail = best
     return _with_tails(_refine(cost, edges, tail, last), tail)
+
+
+def line_bound(grid: Grid, segments: int) -> float:
+    """Squared error of the best function of S lines: what S binary codes cannot go below, whatever T is."""
+    edges = optimal_segments(grid, segments, 20, tails=False).edges
+    line, _ = _SegmentCost(grid, 20).line_and_flat(edges[:-1], edges[1:])
+    return float(line.sum())
 
 
 class _SegmentCost:
@@ -130,10 +164,6 @@ def _refine(cost: _SegmentCost, edges: Index, tail: tuple[bool, bool], last: int
         place = int(back[i][place])
         path.append(int(near[i][place]))
     return np.array(path[::-1])
-
-
-def _untailed(edges: Index) -> Segments:
-    return Segments(edges, np.stack([edges[:-1], edges[1:]], axis=1))
 
 
 def _with_tails(edges: Index, tail: tuple[bool, bool]) -> Segments:
