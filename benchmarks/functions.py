@@ -56,8 +56,7 @@ def main() -> None:
     first = _timed("first", "silu", None, 16, 8, "routed", search=False)  # the first call in this process
     rows = [first, *_published(), *_silu(), *_steps(), *_bases(), *_few_spikes()]
     bounds = {
-        (name, domain): _line_bound(name, domain, bases)
-        for name, domain, bases in report.TARGET_FUNCTIONS
+        (name, domain): _line_bound(name, domain, bases) for name, domain, bases in report.TARGET_FUNCTIONS
     }
     RESULTS.mkdir(exist_ok=True)
     with (RESULTS / "functions.csv").open("w", newline="", encoding="utf-8") as file:

@@ -75,11 +75,15 @@ def _targets(rows: list[Row], bounds: dict) -> str:
             bound = "-" if name == "identity" else _sci(bounds[name, domain])
             lines.append([*cells, bound])
     head = ["function", "N", "T", "target", "routed: mse / spikes", "curved: mse / spikes", "best N lines"]
-    return "## Targets\n\n" + _table(head, lines) + (
-        "\n'best N lines' bounds one binary code per segment, whatever T is; a ramp that ends inside its "
-        "segment (a silent tail, an edge moved by the search) may pass it. For the identity the figure is "
-        "the relative error. rsqrt_octave serves [0.5, 2) by one table of [0.5, 1) and a factor for odd "
-        "exponents.\n"
+    return (
+        "## Targets\n\n"
+        + _table(head, lines)
+        + (
+            "\n'best N lines' bounds one binary code per segment, whatever T is; a ramp that ends inside its "
+            "segment (a silent tail, an edge moved by the search) may pass it. For the identity it "
+            "is the relative error. rsqrt_octave serves [0.5, 2) by one table of [0.5, 1) and a factor for odd "
+            "exponents.\n"
+        )
     )
 
 
@@ -112,9 +116,13 @@ def _published(rows: list[Row]) -> str:
         )  # fmt: skip
     head = ["function", "N", "paper", "published family", "as good", "max error", "spikes"]
     table = _table([*head, "strict", "routed", "curved"], lines)
-    return "## The paper's table X, T = 16 (mse)\n\n" + table + (
-        "\nPublished family: the paper's five numbers per basis, a leading alpha per basis, one constant, "
-        "split by sign where the domain holds both (its bases count). Strict: one alpha, no split.\n"
+    return (
+        "## The paper's table X, T = 16 (mse)\n\n"
+        + table
+        + (
+            "\nPublished family: the paper's five numbers per basis, a leading alpha per basis, one "
+            "constant, split by sign where the domain holds both (its bases count). Strict: one alpha, no split.\n"
+        )
     )
 
 

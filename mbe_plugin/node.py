@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from spikingjelly.activation_based import base, surrogate
@@ -17,6 +17,8 @@ from mbe_plugin.neuron.tables import TABLE_FIELDS, Tables
 
 Simulation = Literal["closed", "steps"]
 SIMULATIONS: tuple[Simulation, ...] = ("closed", "steps")
+
+FLOAT32_MANTISSA_BITS = 23
 
 # the method's symbols (eq. 4-8) name the buffers
 _BUFFER_OF = {"threshold": "th", "reset": "r", "intensity": "d", "weight": "w"}
@@ -34,10 +36,11 @@ class MBENode(base.MemoryModule):
     SpikingJelly's FewSpikeNode). float16 and bfloat16 inputs are simulated in float32, float64 in float64;
     the output has the input's dtype. The tables stay float32 whatever ``.half()`` or ``.to(dtype)`` say.
 
-    tables: the neuron's numbers (buffers ``th``, ``r``, ``d`` [T, N]; ``w``, ``offset``, ``gain`` [N]; ``bias`` [B];
-    ``breakpoints``).
+    tables: the neuron's numbers (buffers ``th``, ``r``, ``d`` [T, N]; ``w``, ``offset``, ``gain`` [N];
+    ``bias`` [B]; ``breakpoints``).
     reduction: name of the range reduction around the tables: 'none', 'identity', 'reciprocal', 'sqrt',
-    'rsqrt' (mantissa by spikes, exponent sent beside) or 'exp2' (fraction by spikes).
+    'rsqrt' (mantissa by spikes, exponent sent beside) or 'exp2' (fraction by spikes). Around tables that are
+    not mirrored, those with a mantissa serve x >= 0; a negative input reads NaN.
     simulate: 'closed' (integer arithmetic, for halving tables; others always take the loop) or 'steps'.
     Gradients go through the step loop with this instance's own surrogate function (default Sigmoid).
 
@@ -68,13 +71,22 @@ class MBENode(base.MemoryModule):
         for name, value in tables.as_dict().items():
             self.register_buffer(_BUFFER_OF.get(name, name), value.clone())
         self.mirrored = tables.mirrored
-        self.halving = tables.halving
         self.distinct_outputs = tables.distinct_outputs
         self.reduction: Reduction = REDUCTIONS[reduction]
-        self._kept_bits = _identity_bits(tables) if reduction == "identity" else None
+        self._choose_fast_paths(tables)
         self.surrogate_function = surrogate_function or surrogate.Sigmoid()
         self.step_mode = step_mode
         self.simulate = simulate
+
+    def _choose_fast_paths(self, tables: Tables) -> None:
+        self.halving = tables.halving
+        self._kept_bits = _identity_bits(tables) if self.reduction.name == "identity" else None
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        # other numbers may have come in, for which a fast path that held no longer does
+        super()._load_from_state_dict(*args, **kwargs)
+        if not self.th.is_meta:
+            self._choose_fast_paths(self.tables())
 
     @property
     def simulate(self) -> Simulation:
@@ -125,11 +137,11 @@ class MBENode(base.MemoryModule):
         """Weighted spikes [T, ...] that x [...] causes; their sum over time is the decoded value."""
         _check_floating(x)
         work = x.to(compute_dtype(x))
-        reduced, exponent, active = self.reduction.split(work)
+        reduced, exponent, active = self._split(work)
         sequence = steps.weighted_sequence(reduced, self._prepared(work), self._fire(work))
+        first = self._restore(sequence[0], exponent, active, work)
         if exponent is None:
-            return sequence.to(x.dtype)
-        first = self.reduction.restore(sequence[0], exponent, active, work)
+            return torch.cat([first[None], sequence[1:]]).to(x.dtype)
         rest = [_silence(self.reduction.scale(step, exponent), active) for step in sequence[1:]]
         return torch.stack([first, *rest]).to(x.dtype)
 
@@ -137,14 +149,15 @@ class MBENode(base.MemoryModule):
         """Binary spike train [T, N, ...] of x [...], as 0 and 1 in x's dtype; rows of idle banks are 0."""
         _check_floating(x)
         work = x.to(compute_dtype(x))
-        reduced, _, active = self.reduction.split(work)
+        reduced, _, active = self._split(work)
         trains = reference_spikes(reduced, self.tables())
         return (trains if active is None else trains * active).to(x.dtype)
 
     def spike_counts(self, x: Tensor) -> tuple[Tensor, int]:
         """Spikes summed over the elements of x, int64 [T, N], and how many exponents were sent."""
+        _check_floating(x)
         work = x.to(compute_dtype(x))
-        reduced, exponent, active = self.reduction.split(work)
+        reduced, exponent, active = self._split(work)
         kernel = closed if self._takes_closed_form() else steps
         counts = kernel.spike_counts(reduced, self._prepared(work), active)
         if exponent is None:
@@ -154,14 +167,29 @@ class MBENode(base.MemoryModule):
     def _decode(self, work: Tensor) -> Tensor:
         differentiable = torch.is_grad_enabled() and work.requires_grad
         if differentiable or not self._takes_closed_form():
-            reduced, exponent, active = self.reduction.split(work)
+            reduced, exponent, active = self._split(work)
             y = steps.decode(reduced, self._prepared(work), self._fire(work))
-            return self.reduction.restore(y, exponent, active, work)
+            return self._restore(y, exponent, active, work)
         if self._kept_bits is not None:
             return closed.encode_identity(work, self._kept_bits)
-        reduced, exponent, active = self.reduction.split(work)
+        reduced, exponent, active = self._split(work)
         y = closed.decode(reduced, self._prepared(work))
-        return self.reduction.restore(y, exponent, active, work)
+        return self._restore(y, exponent, active, work)
+
+    def _split(self, work: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        reduced, exponent, active = self.reduction.split(work)
+        if self._one_sided and active is not None:
+            active = active & (work > 0)
+        return reduced, exponent, active
+
+    def _restore(self, y: Tensor, exponent: Tensor | None, active: Tensor | None, work: Tensor) -> Tensor:
+        out = self.reduction.restore(y, exponent, active, work)
+        return torch.where(work < 0, torch.nan, out) if self._one_sided else out
+
+    @property
+    def _one_sided(self) -> bool:
+        # tables of one sign around a mantissa have nothing to say of the other
+        return self.reduction.kind in ("exponent", "octave") and not self.mirrored
 
     def _takes_closed_form(self) -> bool:
         return self.simulate == "closed" and self.halving
@@ -177,9 +205,7 @@ class MBENode(base.MemoryModule):
                 f"the neuron's tables are on {self.th.device}, its input on {like.device}; "
                 "move the network with .to(device)"
             )
-        return prepare(
-            self._buffers_by_field(), like, mirrored=self.mirrored, halving=self.halving
-        )
+        return prepare(self._buffers_by_field(), like, mirrored=self.mirrored, halving=self.halving)
 
     def _buffers_by_field(self) -> dict[str, Tensor]:
         return {name: getattr(self, _BUFFER_OF.get(name, name)) for name in TABLE_FIELDS}
@@ -214,22 +240,22 @@ def _silence(y: Tensor, active: Tensor | None) -> Tensor:
 
 
 def _identity_bits(tables: Tables) -> int | None:
-    """Mantissa bits that an identity of 2^s equal segments of [0.5, 1) keeps, None for other tables."""
+    """Mantissa bits that an identity of 2^s equal segments of [0.5, 1) keeps, None for other tables.
+
+    None too where float32 has no room for the half step behind those bits: the tables lack it then.
+    """
     if not (tables.halving and tables.mirrored and tables.bases_per_bank == 1):
         return None
     segments = tables.banks // 2
-    width = 0.5 / segments
-    if segments & (segments - 1):
+    kept_bits = tables.time_steps + segments.bit_length() - 1
+    if segments & (segments - 1) or kept_bits >= FLOAT32_MANTISSA_BITS:
         return None
-    half_step = width * 2.0 ** -(tables.time_steps + 1)
+    width = torch.full((segments,), 0.5 / segments)
     left = 0.5 + width * torch.arange(segments)
-    uniform = (
-        torch.equal(tables.offset[:segments], left)
-        and torch.equal(tables.gain[:segments], torch.full((segments,), 1 / width))
-        and torch.equal(tables.weight[:segments], torch.full((segments,), width))
-        and torch.equal(tables.bias[:segments], left + half_step)
-    )
-    return tables.time_steps + segments.bit_length() - 1 if uniform else None
+    half_step = width * 2.0 ** -(tables.time_steps + 1)
+    want = {"offset": left, "gain": 1 / width, "weight": width, "bias": left + half_step}
+    same = all(torch.equal(getattr(tables, name), torch.cat([v, -v])) for name, v in want.items())
+    return kept_bits if same and torch.equal(tables.breakpoints, left[1:]) else None
 
 
 def _check_floating(x: Tensor) -> None:

@@ -37,7 +37,9 @@ def test_every_entry_is_what_its_file_says(name):
     }
     assert {(e["family"], e["time_steps"], e["bases"]) for e in content["entries"]} == wanted
     for entry in content["entries"][::17]:
-        found = library.find(name, entry["time_steps"], entry["bases"], tuple(entry["domain"]), entry["family"])
+        found = library.find(
+            name, entry["time_steps"], entry["bases"], tuple(entry["domain"]), entry["family"]
+        )
         assert found.mean_squared_error == pytest.approx(entry["mean_squared_error"], rel=1e-3)
         assert found.max_error == pytest.approx(entry["max_error"], rel=1e-3)
         assert found.spikes_per_element == pytest.approx(entry["spikes_per_element"], rel=1e-3)

@@ -24,16 +24,19 @@ def test_as_good_as_the_paper(name, domain, bases, published):
     _is_published(found)
 
 
-@pytest.mark.parametrize(
-    ("domain", "published"), [((-8, -2), 7.0e-5), ((-2, 5), 6.0e-4), ((2, 12), 4.8e-3)]
-)
+@pytest.mark.parametrize(("domain", "published"), [((-8, -2), 7.0e-5), ((-2, 5), 6.0e-4), ((2, 12), 4.8e-3)])
 def test_silu_per_interval(domain, published):
     assert fit("silu", domain, 16, 4, family="published", evaluations=480).mean_squared_error <= published
 
 
 @pytest.mark.parametrize(
     ("name", "domain", "published"),
-    [("gelu", (-120.0, 10.0), 0.28), ("rsqrt", None, 2.8e-3), ("reciprocal", None, 4.5e-3), ("exp2", None, 9.5e-3)],
+    [
+        ("gelu", (-120.0, 10.0), 0.28),
+        ("rsqrt", None, 2.8e-3),
+        ("reciprocal", None, 4.5e-3),
+        ("exp2", None, 9.5e-3),
+    ],
 )
 def test_constant_tables(name, domain, published):
     found = fit(name, domain, 16, 8, family="published-constant", evaluations=480)

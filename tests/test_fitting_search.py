@@ -1,4 +1,4 @@
-"""The parts of a fit: segments against brute force, the simulator and the read-out against independent code."""
+"""The parts of a fit: segments against brute force, simulator and read-out against independent code."""
 
 from __future__ import annotations
 

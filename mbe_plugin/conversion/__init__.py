@@ -1,0 +1,6 @@
+"""From an ANN and calibration batches to a spiking network: record, build, route, audit."""
+
+from mbe_plugin.conversion.convert import Conversion, calibrate, convert, reset_counts
+from mbe_plugin.conversion.sites import Calibration, Site
+
+__all__ = ["Calibration", "Conversion", "Site", "calibrate", "convert", "reset_counts"]

@@ -133,9 +133,7 @@ def powers(decays: Array, time_steps: int) -> Array:
     return np.cumprod(factors, axis=-1, dtype=np.float64)
 
 
-def published_tables_of(
-    shapes: Array, weights: Array, constant: float, time_steps: int
-) -> Tables:
+def published_tables_of(shapes: Array, weights: Array, constant: float, time_steps: int) -> Tables:
     """The same bases in the paper's form: no offset, gain +-1, alpha = |width| / 2, dt = 1."""
     width = _tensor(shapes[:, WIDTH])
     tau_threshold, tau_reset, tau_intensity = (

@@ -19,8 +19,8 @@ from mbe_plugin.fitting.grids import Array, Grid, focused_grid
 from mbe_plugin.fitting.parallel import parallel_fit
 from mbe_plugin.fitting.published import VARIANTS, published_fit, published_identity
 from mbe_plugin.fitting.result import Fit
-from mbe_plugin.fitting.routed import identity_tables, routed_tables
-from mbe_plugin.fitting.segments import curvature_segments, optimal_segments
+from mbe_plugin.fitting.routed import routed_tables
+from mbe_plugin.fitting.segments import curvature_segments, identity_tables, optimal_segments
 from mbe_plugin.neuron.tables import Tables, check_bases, check_time_steps
 
 # how many candidates a search may score, by family
@@ -102,9 +102,7 @@ def _tables(
     return routed_tables(grid, segments, time_steps, budget, curved=family == "curved")
 
 
-def _grid(
-    known: StandardFunction, low: float, high: float, samples: Tensor | None, many: bool
-) -> Grid:
+def _grid(known: StandardFunction, low: float, high: float, samples: Tensor | None, many: bool) -> Grid:
     check_elementwise(known.scalar, low, high, known.name)
 
     def scalar(x: Array) -> Array:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Scalar = Callable[[Tensor], Tensor]
-NARROWEST = 1024  # least width of a domain over its magnitude, inverted: float32 must tell cells apart
+NARROWEST = 2**14  # least width of a domain over its magnitude, inverted: float32 must tell cells apart
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ FUNCTIONS: dict[str, StandardFunction] = {
         _named("identity", lambda x: x, 0.5, 1.0, reduction="identity"),
         _named("exp2", torch.exp2, 0.0, 1.0, reduction="exp2"),
         _named("reciprocal", torch.reciprocal, 0.5, 1.0, reduction="reciprocal"),
+        _named("signed_reciprocal", torch.reciprocal, 0.5, 1.0, reduction="reciprocal"),
         _named("rsqrt", torch.rsqrt, 0.5, 2.0, reduction="rsqrt"),
         _named("sqrt", torch.sqrt, 0.5, 2.0, reduction="sqrt"),
         _named("rsqrt_octave", torch.rsqrt, 0.5, 1.0, reduction="rsqrt_octave", measured=(0.5, 2.0)),

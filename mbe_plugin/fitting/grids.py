@@ -27,9 +27,7 @@ class Grid:
     def part(self, start: int, stop: int) -> Grid:
         """The cells start .. stop - 1, with the weights they have in the whole."""
         inside = slice(start, stop)
-        return Grid(
-            self.x[inside], self.borders[start : stop + 1], self.weight[inside], self.y[inside]
-        )
+        return Grid(self.x[inside], self.borders[start : stop + 1], self.weight[inside], self.y[inside])
 
 
 def focused_grid(

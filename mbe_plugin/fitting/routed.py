@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
-import torch
 
 from mbe_plugin.fitting.bases import (
     DECAY_DIGITS,
@@ -27,7 +26,7 @@ from mbe_plugin.fitting.bases import (
 from mbe_plugin.fitting.grids import Grid
 from mbe_plugin.fitting.search import Freedom, best_start, search, thinned
 from mbe_plugin.fitting.segments import Segments
-from mbe_plugin.neuron.tables import Tables, check_bases, check_time_steps, segment_tables
+from mbe_plugin.neuron.tables import Tables
 
 EQUAL = 1.1  # a tenth of the squared error is worth fewer spikes
 MOVE_EDGES = Freedom(offset=True)
@@ -44,7 +43,8 @@ def routed_tables(
     """
     count = len(segments.ramps)
     ramps = grid.borders.astype(np.float32).astype(np.float64)[segments.ramps]
-    shapes = halving_shapes(ramps[:, 0], ramps[:, 1] - ramps[:, 0])
+    width = ramps[:, 1] - ramps[:, 0]
+    shapes = halving_shapes(ramps[:, 0], np.where(width > 0, width, 1.0))  # 0 where float32 ran out
     weights, constants, errors, gained = np.zeros((4, count))
     for i, (start, stop) in enumerate(itertools.pairwise(segments.edges)):
         part = grid.part(start, stop)
@@ -119,20 +119,3 @@ def bent_starts(shape: Array) -> Array:
 def _spread(part: Grid) -> float:
     mean = (part.weight * part.y).sum() / max(part.weight.sum(), 1e-300)
     return float((part.weight * (part.y - mean) ** 2).sum())
-
-
-def identity_tables(time_steps: int, bases: int) -> Tables:
-    """The identity on mantissas [0.5, 1), both signs: N / 2 equal segments each; relative error N^-1 2^-T.
-
-    Not fitted: place p in a segment of width h reads its midpoint, left + h (p + 2^-(T + 1)). With
-    N = 2 it is the plain T-step binary code behind an implied leading one.
-    """
-    check_time_steps(time_steps)
-    check_bases(bases)
-    segments = max(bases // 2, 1)
-    if 2 * segments != bases or segments & (segments - 1):
-        raise ValueError(f"an identity neuron needs N = 2, 4, 8, ... bases (two signs), got {bases}")
-    edges = torch.linspace(0.5, 1.0, segments + 1, dtype=torch.float64)
-    width = torch.full((segments,), 0.5 / segments, dtype=torch.float64)
-    middle = edges[:-1] + width * 2.0 ** -(time_steps + 1)
-    return segment_tables(time_steps, edges, width, middle, mirrored=True)

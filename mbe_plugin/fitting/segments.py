@@ -11,9 +11,11 @@ import itertools
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from mbe_plugin.fitting.grids import Array, Grid
+from mbe_plugin.neuron.tables import Tables, check_bases, check_time_steps, segment_tables
 
 Index = NDArray[np.int64]
 
@@ -31,9 +33,7 @@ class Segments:
     ramps: Index
 
 
-def curvature_segments(
-    grid: Grid, segments: int, time_steps: int, kinks: tuple[float, ...] = ()
-) -> Segments:
+def curvature_segments(grid: Grid, segments: int, time_steps: int, kinks: tuple[float, ...] = ()) -> Segments:
     """Knots by the density n(x) of segments that is optimal for many: no candidates, no search.
 
     A segment of width 1/n costs f''^2 n^-4 / 720 for its line and f'^2 4^-T n^-2 / 12 for its code, per
@@ -171,3 +171,36 @@ def _with_tails(edges: Index, tail: tuple[bool, bool]) -> Segments:
     banks = ramps.copy()
     banks[0], banks[-1] = edges[0], edges[-1]
     return Segments(banks, np.stack([ramps[:-1], ramps[1:]], axis=1))
+
+
+def identity_tables(time_steps: int, bases: int) -> Tables:
+    """The identity on mantissas [0.5, 1), both signs: N / 2 equal segments each; relative error N^-1 2^-T.
+
+    Not fitted: place p in a segment of width h reads its midpoint, left + h (p + 2^-(T + 1)). With
+    N = 2 it is the plain T-step binary code behind an implied leading one.
+    """
+    check_time_steps(time_steps)
+    check_bases(bases)
+    segments = max(bases // 2, 1)
+    if 2 * segments != bases or segments & (segments - 1):
+        raise ValueError(f"an identity neuron needs N = 2, 4, 8, ... bases (two signs), got {bases}")
+    edges = torch.linspace(0.5, 1.0, segments + 1, dtype=torch.float64)
+    width = torch.full((segments,), 0.5 / segments, dtype=torch.float64)
+    middle = edges[:-1] + width * 2.0 ** -(time_steps + 1)
+    return segment_tables(time_steps, edges, width, middle, mirrored=True)
+
+
+def shared_scale_tables(time_steps: int, bases: int) -> Tables:
+    """The identity on magnitudes [0, 1), both signs, for a scale that many elements share.
+
+    N / 2 segments per sign: the binades [1/2, 1), [1/4, 1/2), ... and one for everything below. The lowest
+    reads its left edge, so that zero decodes to zero; the others read the middle of a step.
+    """
+    check_time_steps(time_steps)
+    check_bases(bases)
+    segments = max(bases // 2, 1)
+    edges = torch.cat([torch.zeros(1), torch.exp2(torch.arange(1.0 - segments, 1.0))]).to(torch.float64)
+    width = edges[1:] - edges[:-1]
+    middle = edges[:-1] + width * 2.0 ** -(time_steps + 1)
+    middle[0] = 0.0
+    return segment_tables(time_steps, edges, width, middle, mirrored=True)

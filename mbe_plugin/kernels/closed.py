@@ -13,7 +13,7 @@ from torch import Tensor
 from mbe_plugin.kernels.prepared import Prepared
 
 
-def code(x: Tensor, p: Prepared, row: "int | Tensor") -> Tensor:
+def code(x: Tensor, p: Prepared, row: int | Tensor) -> Tensor:
     """The integer k (in x's dtype) whose T binary digits are the spikes of basis ``row``."""
     codes = 2.0**p.time_steps
     membrane = p.gain[row] * (x - p.offset[row])
@@ -21,7 +21,7 @@ def code(x: Tensor, p: Prepared, row: "int | Tensor") -> Tensor:
 
 
 def decode(x: Tensor, p: Prepared) -> Tensor:
-    """Read-out for reduced inputs x, equal to steps.decode bit for bit."""
+    """Read-out for finite reduced inputs x, equal to steps.decode bit for bit; NaN reads NaN."""
     bank = p.bank(x)
     total = torch.zeros_like(x)
     for place in range(p.bases_per_bank):
@@ -42,10 +42,21 @@ def spike_counts(x: Tensor, p: Prepared, active: Tensor | None) -> Tensor:
         rows = torch.full_like(digits, row) if isinstance(row, int) else row
         if active is not None:
             digits, rows = digits[active], rows[active]
-        digits, rows = digits.reshape(-1), rows.reshape(-1)
-        for t in range(p.time_steps):
-            fired = (digits >> (p.time_steps - 1 - t)) & 1
-            counts[t].scatter_add_(0, rows, fired)
+        counts += _digit_counts(digits.reshape(-1), rows.reshape(-1), p.time_steps, bases)
+    return counts
+
+
+def _digit_counts(digits: Tensor, rows: Tensor, time_steps: int, bases: int) -> Tensor:
+    """How often each binary digit is 1, per row: [T, N]."""
+    places = torch.arange(time_steps - 1, -1, -1, device=digits.device)
+    codes = 1 << time_steps
+    if digits.numel() > bases * codes:  # many elements: count each code once, then look at its digits
+        histogram = torch.bincount(rows * codes + digits, minlength=bases * codes).reshape(bases, codes)
+        present = (torch.arange(codes, device=digits.device) >> places[:, None]) & 1
+        return torch.stack([(histogram * one).sum(dim=1) for one in present])
+    counts = torch.zeros(time_steps, bases, dtype=torch.int64, device=digits.device)
+    for t, place in enumerate(places.tolist()):
+        counts[t].scatter_add_(0, rows, (digits >> place) & 1)
     return counts
 
 

@@ -46,14 +46,12 @@ class Prepared:
             return None
         return bank_index(x, self.breakpoints, self.mirrored)
 
-    def rows(self, bank: Tensor | None, place: int) -> "int | Tensor":
+    def rows(self, bank: Tensor | None, place: int) -> int | Tensor:
         """Index of the basis at ``place`` within each element's bank."""
         return place if bank is None else bank * self.bases_per_bank + place
 
 
-def prepare(
-    buffers: Mapping[str, Tensor], like: Tensor, *, mirrored: bool, halving: bool
-) -> Prepared:
+def prepare(buffers: Mapping[str, Tensor], like: Tensor, *, mirrored: bool, halving: bool) -> Prepared:
     """Cast buffers to the dtype and device of ``like``."""
     cast = {name: value.to(like) for name, value in buffers.items()}
     return Prepared(**cast, mirrored=mirrored, halving=halving)

@@ -13,9 +13,10 @@ from mbe_plugin.neuron.tables import Tables
 
 def bank_index(x: Tensor, breakpoints: Tensor, mirrored: bool) -> Tensor:
     """The bank each element of x drives: breakpoints[b-1] <= x < breakpoints[b]; int64, shape of x."""
+    values = x.detach().contiguous()  # bucketize warns about others
     if not mirrored:
-        return torch.bucketize(x.detach(), breakpoints, right=True)
-    segment = torch.bucketize(x.detach().abs(), breakpoints, right=True)
+        return torch.bucketize(values, breakpoints, right=True)
+    segment = torch.bucketize(values.abs(), breakpoints, right=True)
     return segment + (x < 0).to(segment.dtype) * (breakpoints.numel() + 1)
 
 

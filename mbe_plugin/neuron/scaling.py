@@ -64,15 +64,17 @@ class Reduction:
             return x, None, None
         if self.kind == "fraction":
             floor = torch.floor(x)
-            active = floor > _BITS[x.dtype][3] * -1.0 + 1.0
+            active = (floor >= 1.0 - _BITS[x.dtype][3]) & (x < torch.inf)
             largest = 2.0 * _BITS[x.dtype][3]  # beyond it 2^x is infinite anyway
             exponent = torch.where(active, floor, 0.0).clamp(max=largest).to(torch.int32)
             return torch.where(active, x - floor, 0.0), exponent, active
         exponent = binary_exponent(x)
-        if self.kind == "exponent" and self.power in (0.5, -0.5):  # halving the exponent needs it even
-            exponent = exponent - (exponent & 1)
         smallest = -(_BITS[x.dtype][3] - 1)
         active = (exponent > smallest) & torch.isfinite(x)
+        if self.power in (0.5, -0.5):  # sqrt and 1/sqrt
+            active &= x > 0
+            if self.kind == "exponent":  # halving the exponent needs it even
+                exponent = exponent - (exponent & 1)
         reduced = scale_by_power_of_two(x, torch.where(active, -exponent, 0))
         return reduced, exponent, active
 
@@ -83,10 +85,14 @@ class Reduction:
         out = self.scale(y, exponent)
         if active is None:
             return out
+        # what sends no spikes reads the function's own limit, a constant: its gradient could be infinite
+        x = x.detach()
         if self.kind == "fraction":
-            return torch.where(active, out, torch.where(x.isnan(), x, 0.0))
-        # zero, denormals, infinities and NaN send no spikes: 0 -> 0, 1/0 -> inf, inf -> inf, NaN -> NaN
-        limit = torch.where(torch.isfinite(x), x * 0, x).pow(self.power)
+            limit = torch.where(x < 0, 0.0, x)
+        elif self.power == 1:
+            limit = torch.where(torch.isfinite(x), x * 0, x)
+        else:
+            limit = x.pow(self.power)
         return torch.where(active, out, limit)
 
     def scale(self, y: Tensor, exponent: Tensor) -> Tensor:
@@ -107,7 +113,4 @@ SQRT_OCTAVE = Reduction("sqrt_octave", "octave", 0.5)
 RSQRT_OCTAVE = Reduction("rsqrt_octave", "octave", -0.5)
 EXP2 = Reduction("exp2", "fraction", 1.0)
 
-REDUCTIONS = {
-    r.name: r
-    for r in (NONE, IDENTITY, RECIPROCAL, SQRT, RSQRT, SQRT_OCTAVE, RSQRT_OCTAVE, EXP2)
-}
+REDUCTIONS = {r.name: r for r in (NONE, IDENTITY, RECIPROCAL, SQRT, RSQRT, SQRT_OCTAVE, RSQRT_OCTAVE, EXP2)}

@@ -54,9 +54,7 @@ class Tables:
                 raise ValueError(f"{name} holds a value that is not finite: {value.tolist()}")
             object.__setattr__(self, name, value.clone())
         if self.threshold.dim() != 2 or 0 in self.threshold.shape:
-            raise ValueError(
-                f"threshold must be [T, N] with T, N >= 1, got {list(self.threshold.shape)}"
-            )
+            raise ValueError(f"threshold must be [T, N] with T, N >= 1, got {list(self.threshold.shape)}")
         check_time_steps(self.time_steps)
         wanted = {
             "reset": (self.time_steps, self.bases),
@@ -228,4 +226,25 @@ def segment_tables(
         gain=gain,
         breakpoints=edges[1:-1],
         mirrored=mirrored,
+    )
+
+
+def mirrored_tables(tables: Tables) -> Tables:
+    """The odd extension of an unmirrored neuron: 2 N bases, the second half for negative inputs."""
+    if tables.mirrored:
+        raise ValueError("these tables are mirrored already")
+
+    def doubled(table: Tensor) -> Tensor:
+        return torch.cat([table, table], dim=1)
+
+    return Tables(
+        threshold=doubled(tables.threshold),
+        reset=doubled(tables.reset),
+        intensity=doubled(tables.intensity),
+        weight=torch.cat([tables.weight, -tables.weight]),
+        bias=torch.cat([tables.bias, -tables.bias]),
+        offset=torch.cat([tables.offset, -tables.offset]),
+        gain=torch.cat([tables.gain, -tables.gain]),
+        breakpoints=tables.breakpoints,
+        mirrored=True,
     )

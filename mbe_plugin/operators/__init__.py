@@ -1,0 +1,36 @@
+"""Transformer operators made of MBE neurons."""
+
+from mbe_plugin.operators.base import SpikingOperator
+from mbe_plugin.operators.encoded import EncodedCall, Memo, Power, Quotient
+from mbe_plugin.operators.neuron import (
+    CalibratedNode,
+    NeuronFactory,
+    Observer,
+    SharedScaleNode,
+    Statistics,
+)
+from mbe_plugin.operators.normalization import GroupNorm, LayerNorm, NormalizationUnit, RMSNorm
+from mbe_plugin.operators.softmax import Attention, Softmax
+from mbe_plugin.operators.unary import Exponential, Rectifier, Unary
+
+__all__ = [
+    "Attention",
+    "CalibratedNode",
+    "EncodedCall",
+    "Exponential",
+    "GroupNorm",
+    "LayerNorm",
+    "Memo",
+    "NeuronFactory",
+    "NormalizationUnit",
+    "Observer",
+    "Power",
+    "Quotient",
+    "RMSNorm",
+    "Rectifier",
+    "SharedScaleNode",
+    "Softmax",
+    "SpikingOperator",
+    "Statistics",
+    "Unary",
+]

@@ -1,0 +1,211 @@
+"""report(): every operator of a converted network, what it became, and what stayed exact."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import nn
+
+from mbe_plugin.conversion import Conversion
+from mbe_plugin.conversion.audit import BLIND_SPOTS
+from mbe_plugin.conversion.routed import CONTAINER
+from mbe_plugin.errors import ConversionError
+from mbe_plugin.operators import CalibratedNode, SpikingOperator
+
+
+@dataclass(frozen=True)
+class NeuronReport:
+    """One neuron of a site. fit_error: root mean square on the recorded values, or on the reduced interval.
+
+    spikes and exponents are per element, on the first calibration batch. outside: share of the values seen since
+    the conversion (or the last reset_counts) that lay outside [low, high].
+    """
+
+    role: str
+    function: str
+    time_steps: int
+    bases: int
+    bases_per_element: int
+    scale: str
+    low: float
+    high: float
+    fit_error: float
+    spikes: float
+    exponents: float
+    seen: int
+    outside: float
+
+
+@dataclass(frozen=True)
+class SiteReport:
+    """One call site. error: relative, of the operator alone on exact inputs' successors in the first batch."""
+
+    site: str
+    operator: str
+    error: float
+    exact_parts: str
+    neurons: tuple[NeuronReport, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became spiking and what did not; print it, or take as_dict() or to_markdown()."""
+
+    sites: tuple[SiteReport, ...]
+    kept_exact: dict[str, str]
+    linear: dict[str, int]
+    exact: dict[str, int]
+    unsupported: dict[str, int]
+    blind_spots: tuple[str, ...]
+    time_steps: int
+    firing_rate: float
+    spikes: int
+    exponents: int
+
+    def summary(self) -> str:
+        """A few lines."""
+        neurons = [n for s in self.sites for n in s.neurons]
+        kinds = Counter(s.operator for s in self.sites)
+        seen = sum(n.seen for n in neurons)
+        outside = sum(n.outside * n.seen for n in neurons)
+        lines = [
+            f"spiking: {len(self.sites)} sites ({', '.join(f'{n} {k}' for k, n in kinds.most_common())}), "
+            f"{len(neurons)} neurons, T = {self.time_steps}",
+            f"first calibration batch: {self.spikes:,} spikes, mean firing rate {self.firing_rate:.1%}, "
+            f"{self.exponents:,} exponents sent",
+            f"outside the calibrated ranges since then: {outside:.0f} of {seen:,} values",
+            f"kept exact: {_reasons(self.kept_exact)}",
+            f"exact by design, outside operators: {_listed(self.exact)}",
+            f"linear with fixed weights, outside operators: {_listed(self.linear)}",
+        ]
+        if self.unsupported:
+            lines.append(f"NOT SPIKING, unsupported: {_listed(self.unsupported)}")
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        """The table and the summary as text."""
+        rows = [_HEADER, *self._rows()]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(_HEADER))]
+        table = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+        seen = ["", "no instrument sees:", *(f"- {spot}" for spot in self.blind_spots)]
+        return "\n".join([*table, "", self.summary(), *seen])
+
+    def to_markdown(self) -> str:
+        """The same as Markdown."""
+        rows = [_HEADER, tuple("---" for _ in _HEADER), *self._rows()]
+        table = ["| " + " | ".join(row) + " |" for row in rows]
+        notes = [f"- {line}" for line in self.summary().splitlines()]
+        seen = ["", "No instrument sees:", "", *(f"- {spot}" for spot in self.blind_spots)]
+        return "\n".join([*table, "", *notes, *seen])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, ready for JSON."""
+        return asdict(self)
+
+    def _rows(self) -> Iterable[tuple[str, ...]]:
+        for site in self.sites:
+            for n in site.neurons or (None,):
+                first = n is None or n is site.neurons[0]
+                yield (
+                    site.site if first else "",
+                    site.operator if first else "",
+                    f"{site.error:.1e}" if first else "",
+                    *(_neuron_cells(n) if n is not None else ("the operands' own trains", *[""] * 7)),
+                )
+
+
+_HEADER = ("site", "operator", "error", "neuron", "T", "N (active)", "scale", "range", "fit error", "spikes", "outside")
+
+
+def _neuron_cells(n: NeuronReport) -> tuple[str, ...]:
+    return (
+        f"{n.role}: {n.function}",
+        str(n.time_steps),
+        f"{n.bases} ({n.bases_per_element})",
+        n.scale,
+        f"{n.low:.4g} .. {n.high:.4g}",
+        f"{n.fit_error:.1e}",
+        f"{n.spikes:.2f}",
+        f"{n.outside:.1e}" if n.outside else "0",
+    )
+
+
+def report(snn: nn.Module) -> Report:
+    """The Report of a converted network; ConversionError for any other module."""
+    conversion = conversion_of(snn)
+    operators: nn.ModuleDict = getattr(snn, CONTAINER)
+    spikes = conversion.spikes
+    described: list[SiteReport] = []
+    for site in conversion.sites:
+        key = site.name.replace(".", "/")
+        if key in operators:
+            described.append(_site_report(site.name, operators[key], conversion))
+    return Report(
+        sites=tuple(described),
+        kept_exact=dict(conversion.kept_exact),
+        linear=_by_operator(conversion.findings.linear),
+        exact=_by_operator(conversion.findings.exact),
+        unsupported={f"{op} in {path}": n for (path, op), n in conversion.findings.unsupported.items()},
+        blind_spots=BLIND_SPOTS,
+        time_steps=conversion.config.time_steps,
+        firing_rate=spikes.firing_rate if spikes else float("nan"),
+        spikes=spikes.total if spikes else 0,
+        exponents=spikes.exponents if spikes else 0,
+    )
+
+
+def conversion_of(snn: nn.Module) -> Conversion:
+    """What convert() left in the network; ConversionError if it was not converted."""
+    conversion = getattr(snn, "mbe_conversion", None)
+    if not isinstance(conversion, Conversion):
+        raise ConversionError(
+            f"this {type(snn).__name__} is no converted network; pass what mbe_plugin.convert returned"
+        )
+    return conversion
+
+
+def _site_report(name: str, operator: nn.Module, conversion: Conversion) -> SiteReport:
+    assert isinstance(operator, SpikingOperator)
+    neurons = tuple(_neuron_report(role, node, conversion) for role, node in operator.neurons())
+    error = conversion.local_errors.get(name, float("nan"))
+    return SiteReport(name, type(operator).__name__, error, operator.exact_parts, neurons)
+
+
+def _neuron_report(role: str, node: CalibratedNode, conversion: Conversion) -> NeuronReport:
+    low, high = node.calibrated.tolist()
+    counted = conversion.spikes.neurons.get((node.site, node.role)) if conversion.spikes else None
+    seen = int(node.seen)
+    return NeuronReport(
+        role=role,
+        function=node.function,
+        time_steps=node.time_steps,
+        bases=node.bases,
+        bases_per_element=node.bases_per_element,
+        scale=node.scale,
+        low=low,
+        high=high,
+        fit_error=node.fit_error,
+        spikes=counted.per_element if counted else 0.0,
+        exponents=counted.exponents / max(counted.elements, 1) if counted else 0.0,
+        seen=seen,
+        outside=int(node.outside) / max(seen, 1),
+    )
+
+
+def _by_operator(found: Counter[tuple[str, str]]) -> dict[str, int]:
+    totals: Counter[str] = Counter()
+    for (_, operator), count in found.items():
+        totals[operator] += count
+    return dict(totals)
+
+
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in sorted(counts.items())) or "nothing"
+
+
+def _reasons(kept: dict[str, str]) -> str:
+    counts = Counter(kept.values())
+    return ", ".join(f"{count} sites {reason}" for reason, count in counts.items()) or "nothing"

@@ -1,0 +1,137 @@
+"""MBEConfig: everything that decides how a model is converted."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from fnmatch import fnmatchcase
+from typing import Any, Literal, get_args
+
+from mbe_plugin.neuron.tables import check_bases, check_time_steps
+
+Family = Literal["routed", "published"]
+Scale = Literal["element", "token", "channel", "tensor"]
+LinearInputs = Literal["spiking", "analogue"]
+Simulation = Literal["closed", "steps"]
+
+SITE_OVERRIDES = ("time_steps", "bases", "identity_bases", "scale")
+CONFIG_VERSION = 1
+
+
+@dataclass(frozen=True)
+class MBEConfig:
+    """How to convert: one frozen value that goes to JSON and back.
+
+    time_steps: T, 1 to 20. bases: N of every neuron that computes a function, over signs and segments.
+    identity_bases: N of the identity neurons that encode operands; a power of two, at least 2 (one per sign).
+    family: 'routed' (our extensions: one basis per element, chosen by sign, exponent and segment) or
+    'published' (N parallel bases of the paper's five numbers; fixed ranges).
+    scale: where the power-of-two scale of an encoded activation comes from: 'element' (the mantissa in T bits by
+    spikes, the exponent sent beside it), 'token' (one exponent per row of the contracted dimension), 'channel' (calibrated,
+    one per input feature of a linear layer; products of activations take 'token') or 'tensor' (calibrated, one).
+    linear_inputs: 'spiking', or 'analogue' to leave the inputs of linear layers and convolutions unencoded.
+    merge: let the spike train of a unary neuron feed the next product directly, without encoding it again.
+    simulate: 'closed' or 'steps' (every step loop is run); both give the same spikes.
+    strict: refuse a model in which an operator on activations is neither spiking nor exact by design.
+    margin: how far beyond the recorded range a neuron is fitted, as a share of the range.
+    include, exclude: shell patterns on site names; sites not included, or excluded, stay exact and are reported.
+    sites: ((pattern, {name: value}), ...) with time_steps, bases, identity_bases or scale; the last match wins.
+
+    Raises ValueError for a value outside these.
+    """
+
+    time_steps: int = 16
+    bases: int = 32
+    identity_bases: int = 8
+    family: Family = "routed"
+    scale: Scale = "element"
+    linear_inputs: LinearInputs = "spiking"
+    merge: bool = True
+    simulate: Simulation = "closed"
+    strict: bool = True
+    margin: float = 0.25
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+    sites: tuple[tuple[str, dict[str, Any]], ...] = ()
+
+    def __post_init__(self) -> None:
+        check_time_steps(self.time_steps)
+        check_bases(self.bases)
+        _check_identity_bases(self.identity_bases)
+        for name, kind in (
+            ("family", Family),
+            ("scale", Scale),
+            ("linear_inputs", LinearInputs),
+            ("simulate", Simulation),
+        ):
+            _check_choice(name, getattr(self, name), get_args(kind))
+        if not 0 <= self.margin < 100:
+            raise ValueError(f"margin must be a share of the range, 0 or more, got {self.margin}")
+        for name in ("include", "exclude"):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                raise ValueError(f"{name} must be a tuple of patterns, got the string {value!r}")
+            object.__setattr__(self, name, tuple(value))
+        object.__setattr__(self, "sites", tuple((p, dict(o)) for p, o in self.sites))
+        for pattern, overrides in self.sites:
+            _check_overrides(pattern, overrides)
+
+    @classmethod
+    def published(cls, **changes: Any) -> MBEConfig:
+        """The published method: N = 8 parallel bases, ranges fixed per tensor, Linear inputs spiking."""
+        return cls(**{"family": "published", "bases": 8, "scale": "tensor", "merge": False, **changes})
+
+    def keeps_exact(self, site: str) -> bool:
+        """Whether include and exclude leave this site exact."""
+        included = any(fnmatchcase(site, p) for p in self.include)
+        return not included or any(fnmatchcase(site, p) for p in self.exclude)
+
+    def setting(self, site: str, name: str) -> Any:
+        """time_steps, bases, identity_bases or scale of one site."""
+        value = getattr(self, name)
+        for pattern, overrides in self.sites:
+            if name in overrides and fnmatchcase(site, pattern):
+                value = overrides[name]
+        return value
+
+    def to_json(self) -> str:
+        """JSON text with a version."""
+        return json.dumps({"version": CONFIG_VERSION, **asdict(self)}, indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> MBEConfig:
+        """The config that to_json wrote; ValueError for another version or unknown fields."""
+        data = json.loads(text)
+        version = data.pop("version", None)
+        if version != CONFIG_VERSION:
+            raise ValueError(f"this MBEConfig has version {version!r}; this package reads {CONFIG_VERSION}")
+        unknown = set(data) - {f.name for f in fields(cls)}
+        if unknown:
+            raise ValueError(f"unknown MBEConfig fields {sorted(unknown)}")
+        data["sites"] = tuple((p, o) for p, o in data.get("sites", ()))
+        return cls(**data)
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {choices}, got {value!r}")
+
+
+def _check_overrides(pattern: str, overrides: dict[str, Any]) -> None:
+    unknown = set(overrides) - set(SITE_OVERRIDES)
+    if unknown:
+        raise ValueError(f"sites[{pattern!r}] sets {sorted(unknown)}; only {SITE_OVERRIDES} go per site")
+    if "time_steps" in overrides:
+        check_time_steps(overrides["time_steps"])
+    if "bases" in overrides:
+        check_bases(overrides["bases"])
+    if "identity_bases" in overrides:
+        _check_identity_bases(overrides["identity_bases"])
+    if "scale" in overrides:
+        _check_choice(f"sites[{pattern!r}].scale", overrides["scale"], get_args(Scale))
+
+
+def _check_identity_bases(bases: int) -> None:
+    check_bases(bases)
+    if bases < 2 or bases & (bases - 1):
+        raise ValueError(f"identity_bases must be a power of two, at least 2, got {bases}")

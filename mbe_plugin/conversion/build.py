@@ -1,0 +1,171 @@
+"""From plain data to operators: one operator per site, its neurons from the statistics."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from mbe_plugin.config import MBEConfig
+from mbe_plugin.conversion.catalogue import scalar_of
+from mbe_plugin.conversion.sites import Site
+from mbe_plugin.fitting import FUNCTIONS, Fit, fit
+from mbe_plugin.fitting.functions import Scalar
+from mbe_plugin.fitting.segments import identity_tables, shared_scale_tables
+from mbe_plugin.neuron.tables import Tables, mirrored_tables
+from mbe_plugin.operators import (
+    Attention,
+    CalibratedNode,
+    EncodedCall,
+    Exponential,
+    GroupNorm,
+    LayerNorm,
+    NeuronFactory,
+    NormalizationUnit,
+    Power,
+    Quotient,
+    Rectifier,
+    RMSNorm,
+    SharedScaleNode,
+    Softmax,
+    SpikingOperator,
+    Statistics,
+    Unary,
+)
+from mbe_plugin.operators.softmax import DEEPEST
+
+LARGEST_POWER = 4
+
+
+def make_operator(site: Site, make: NeuronFactory, module_scalar: Scalar | None = None) -> SpikingOperator:
+    """The operator of a site, with neurons from ``make``; module_scalar is the function of a unary unit."""
+    if site.unit is not None and site.unit.kind == "normalization":
+        unit = site.unit
+        return NormalizationUnit(make, centered=unit.centered, eps=unit.eps, gain_offset=unit.gain_offset)
+    if site.unit is not None:
+        known = site.unit.function in FUNCTIONS
+        return Unary(make("neuron", site.unit.function, None if known else module_scalar))
+    if site.op in _WHOLE:
+        return _WHOLE[site.op](make)
+    if site.op == "scaled_dot_product_attention":
+        return Attention(make, site.coded)
+    if site.op == "div":
+        numerator = make("numerator", "identity") if site.static["numerator"] else None
+        return Quotient(numerator, make("reciprocal", "signed_reciprocal"))
+    if site.dims:
+        encoders = {name: make(f"operand{name}", "identity") for name in site.dims if name not in site.coded}
+        return EncodedCall(encoders, site.dims)
+    return make_unary(site.op, site.static, make)
+
+
+_WHOLE = {"softmax": Softmax, "layer_norm": LayerNorm, "rms_norm": RMSNorm, "group_norm": GroupNorm}
+
+
+def make_unary(op: str, static: dict[str, Any], make: NeuronFactory) -> SpikingOperator:
+    """The operator of a function of one number, from its parts where it has an exact reduction."""
+    first = next(iter(static.values()), None)
+    if op in ("exp", "exp2", "expm1"):
+        log2_base = 1.0 if op == "exp2" else math.log2(math.e)
+        return Exponential(make("exp2", "exp2"), log2_base, shift=-1.0 if op == "expm1" else 0.0)
+    if op == "rpow" and isinstance(first, (int, float)) and first > 0:
+        return Exponential(make("exp2", "exp2"), math.log2(first))
+    if op in ("relu", "leaky_relu", "abs", "absolute"):
+        slope = {"relu": 0.0, "leaky_relu": 0.01 if first is None else first}.get(op, -1.0)
+        return Rectifier(make("neuron", "identity"), slope)
+    if op == "square" or (op == "pow" and first in (2, 3, LARGEST_POWER)):
+        return Power(make("neuron", "identity"), 2 if op == "square" else int(first))
+    if op == "pow" and first in (0.5, -0.5, -1, 1):
+        named = {0.5: "sqrt", -0.5: "rsqrt", -1: "signed_reciprocal", 1: "identity"}
+        return Unary(make("neuron", named[first]))
+    if op == "reciprocal":
+        return Unary(make("neuron", "signed_reciprocal"))
+    function, scalar = scalar_of(op, static)
+    return Unary(make("neuron", function, scalar))
+
+
+class NeuronBuilder:
+    """NeuronFactory of one site: tables from the library or a fit, for the recorded statistics."""
+
+    def __init__(self, site: Site, config: MBEConfig) -> None:
+        self.site, self.config = site, config
+        self.time_steps = config.setting(site.name, "time_steps")
+        self.bases = config.setting(site.name, "bases")
+        self.identity_bases = config.setting(site.name, "identity_bases")
+        self.scale = config.setting(site.name, "scale")
+
+    def __call__(self, role: str, function: str, scalar: Scalar | None = None) -> nn.Module:
+        """A calibrated neuron for this role of the site."""
+        statistics = self.site.roles.get(role, Statistics())
+        if function == "identity":
+            return self._identity(statistics)
+        if function in _REDUCED:
+            low, high = _reduced_range(function, statistics, self.config.margin)
+            tables, reduction, error = _reduced_tables(function, self.time_steps, self.bases)
+            return CalibratedNode(tables, reduction, low, high, function, error)
+        low, high = _widened(statistics, self.config.margin)
+        found = _fitted(function, scalar, (low, high), self.time_steps, self.bases, statistics)
+        error = math.sqrt(found.sample_mean_squared_error)
+        return CalibratedNode(found.tables, "none", low, high, function, error)
+
+    def _identity(self, statistics: Statistics) -> nn.Module:
+        bases, scale = self.identity_bases, self.scale
+        if scale == "channel" and statistics.channels is None:
+            scale = "token"
+        if scale != "element":
+            tables = shared_scale_tables(self.time_steps, bases)
+            return SharedScaleNode(tables, statistics, scale, self.config.margin)
+        limit = 2 * statistics.magnitude
+        tables = identity_tables(self.time_steps, bases)
+        error = 2.0**-self.time_steps / bases
+        return CalibratedNode(tables, "identity", -limit, limit, "identity", error)
+
+
+_REDUCED = ("exp2", "reciprocal", "signed_reciprocal", "rsqrt", "sqrt")
+
+
+@functools.lru_cache(maxsize=256)
+def _reduced_tables(function: str, time_steps: int, bases: int) -> tuple[Tables, str, float]:
+    signed = function == "signed_reciprocal"
+    found = fit("reciprocal" if signed else function, None, time_steps, max(bases // 2, 1) if signed else bases)
+    tables = mirrored_tables(found.tables) if signed else found.tables
+    return tables, found.reduction, math.sqrt(found.mean_squared_error)
+
+
+def _reduced_range(function: str, statistics: Statistics, margin: float) -> tuple[float, float]:
+    """Where inputs are expected; a reduced neuron is as accurate beyond, an exponent more is sent."""
+    if function == "exp2":
+        return min(DEEPEST - 1, statistics.low), statistics.high + 1
+    if function == "signed_reciprocal":
+        return -2 * statistics.magnitude, 2 * statistics.magnitude
+    return statistics.low / 2, statistics.high * 2
+
+
+def _widened(statistics: Statistics, margin: float) -> tuple[float, float]:
+    low, high = statistics.low, statistics.high
+    reach = margin * max(high - low, 1e-3 * max(abs(low), abs(high)), 1e-6)
+    return low - reach, high + reach
+
+
+def _fitted(
+    function: str,
+    scalar: Scalar | None,
+    domain: tuple[float, float],
+    time_steps: int,
+    bases: int,
+    statistics: Statistics,
+) -> Fit:
+    known = function if scalar is None else _Named(function, scalar)
+    return fit(known, domain, time_steps, bases, samples=statistics.sample())
+
+
+class _Named:
+    """A scalar function that carries its name into the fit, and takes float64 whatever the model's dtype."""
+
+    def __init__(self, name: str, scalar: Scalar) -> None:
+        self.__name__, self.scalar = name, scalar
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return self.scalar(x)

@@ -1,0 +1,337 @@
+"""Which torch functions have a spiking form, by name; the one place that knows torch's spellings.
+
+A rule says which arguments of a call are operands, when the call is a site, and what it becomes. Calls without a
+rule run as they are; the audit decides, on another level, whether that is allowed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mbe_plugin.conversion.marks import is_activation
+from mbe_plugin.fitting.functions import Scalar
+
+Operands = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One torch function call that is a site: its operands and where they stand."""
+
+    function: Callable[..., Any]
+    args: tuple
+    kwargs: dict[str, Any]
+    operands: Operands
+    pattern: str = ""  # 'a' activation, 'w' weight or constant, per operand
+    static: tuple[tuple[str, Any], ...] = ()  # what decides the operator beside its operands
+    target: Tensor | None = None  # the tensor that an in-place call writes its result into
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Base: op is the canonical name, coded says that the output is a neuron's own read-out."""
+
+    op: str
+    coded: bool = False
+
+    def bind(self, function: Callable, args: tuple, kwargs: dict[str, Any]) -> Call | None:
+        """The call as a site, or None when no activation is concerned."""
+        raise NotImplementedError
+
+    def label(self, call: Call) -> str:
+        """Name of the site within its module's call, before numbering."""
+        return self.op
+
+    def run(self, operator: Any, call: Call, memo: Any) -> Any:
+        """Call the operator module."""
+        return operator(*call.args, **call.kwargs)
+
+
+@dataclass(frozen=True)
+class FirstOperand(Rule):
+    """softmax, layer_norm, ...: a site when the first argument is an activation."""
+
+    def bind(self, function: Callable, args: tuple, kwargs: dict[str, Any]) -> Call | None:
+        """See Rule."""
+        x = args[0] if args else kwargs.get("input", kwargs.get("self"))
+        if not is_activation(x):
+            return None
+        return Call(function, args, kwargs, {"input": x})
+
+
+@dataclass(frozen=True)
+class SoftmaxRule(FirstOperand):
+    """torch spells softmax's dtype in three ways."""
+
+    def bind(self, function: Callable, args: tuple, kwargs: dict[str, Any]) -> Call | None:
+        """See Rule."""
+        call = super().bind(function, args, kwargs)
+        if call is None:
+            return None
+        values = {f"_{i}": v for i, v in enumerate(args)} | kwargs
+        dtype = next((v for v in values.values() if isinstance(v, torch.dtype)), None)
+        dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
+        if dim is None:
+            dim = 0 if call.operands["input"].dim() in (0, 1, 3) else 1
+        return Call(function, (call.operands["input"],), {"dim": dim, "dtype": dtype}, call.operands)
+
+
+@dataclass(frozen=True)
+class AttentionRule(Rule):
+    """scaled_dot_product_attention."""
+
+    def bind(self, function: Callable, args: tuple, kwargs: dict[str, Any]) -> Call | None:
+        """See Rule."""
+        names = ("query", "key", "value")
+        operands = {n: args[i] if i < len(args) else kwargs[n] for i, n in enumerate(names)}
+        if not any(is_activation(t) for t in operands.values()):
+            return None
+        return Call(function, args, kwargs, operands)
+
+
+@dataclass(frozen=True)
+class UnaryRule(Rule):
+    """A function of one number; further arguments are part of the function."""
+
+    coded: bool = True
+
+    def bind(self, function: Callable, args: tuple, kwargs: dict[str, Any]) -> Call | None:
+        """See Rule."""
+        named = dict(kwargs)
+        x = args[0] if args else named.pop("input", None)
+        if not is_activation(x):
+            return None
+        assert isinstance(x, Tensor)
+        inplace = bool(named.pop("inplace", False)) or writes(function)
+        target = x if inplace else None
+        static: dict[str, Any] = {str(i): _number(v) for i, v in enumerate(args[1:])}
+        static |= {k: _number(v) for k, v in named.items()}
+        return Call(function, (x,), {}, {"input": x}, static=tuple(static.items()), target=target)
+
+
+@dataclass(frozen=True)
+class PowerRule(UnaryRule):
+    """x ** p and, with the activation in the exponent, base ** x (op 'rpow')."""
+
+    def bind(self, function: Callable, args: tuple, kwargs: dict[str, Any]) -> Call | None:
+        """See Rule."""
+        args = (*args, *(kwargs[k] for k in ("exponent", "other") if k in kwargs))
+        base, exponent = args[:2]
+        if is_activation(exponent) and not isinstance(base, Tensor):
+            return Call(function, (exponent,), {}, {"input": exponent}, "x", (("0", base),))
+        return super().bind(function, args[:2], {})
+
+    def label(self, call: Call) -> str:
+        """See Rule."""
+        return "rpow" if call.pattern == "x" else self.op
+
+
+@dataclass(frozen=True)
+class MultilinearRule(Rule):
+    """Linear in each operand: a site when `least` of them are activations.
+
+    places: (position, keyword, contracted dimension) per operand.
+    """
+
+    places: tuple[tuple[int, str, int], ...] = ()
+    least: int = 1
+
+    def bind(self, function: Callable, args: tuple, kwargs: dict[str, Any]) -> Call | None:
+        """See Rule."""
+        operands: Operands = {}
+        for position, keyword, _ in self.places:
+            value = args[position] if position < len(args) else kwargs.get(keyword)
+            if isinstance(value, Tensor):
+                operands[str(position)] = value
+        return self._call(function, args, kwargs, operands)
+
+    def _call(self, function: Callable, args: tuple, kwargs: dict, operands: Operands) -> Call | None:
+        pattern = "".join("a" if is_activation(t) else "w" for t in operands.values())
+        if pattern.count("a") < self.least:
+            return None
+        target = args[0] if writes(function) else None
+        return Call(out_of_place(function), args, kwargs, operands, pattern, target=target)
+
+    def dims(self, call: Call) -> dict[str, int]:
+        """Contracted dimension per operand."""
+        return {str(position): dim for position, _, dim in self.places}
+
+    def label(self, call: Call) -> str:
+        """See Rule."""
+        return self.op if call.pattern == "aw" and len(self.places) == 2 and self.op in _WEIGHTED else (
+            f"{self.op}({','.join(call.pattern)})"
+        )
+
+    def run(self, operator: Any, call: Call, memo: Any) -> Any:
+        """See Rule."""
+
+        def place(encoded: Mapping[str, Tensor]) -> tuple[tuple, dict]:
+            return self._place(call, encoded)
+
+        return operator(call.function, call.operands, place, memo)
+
+    def _place(self, call: Call, encoded: Mapping[str, Tensor]) -> tuple[tuple, dict]:
+        args, kwargs = list(call.args), dict(call.kwargs)
+        for position, keyword, _ in self.places:
+            value = encoded.get(str(position))
+            if value is None:
+                continue
+            if position < len(args):
+                args[position] = value
+            else:
+                kwargs[keyword] = value
+        return tuple(args), kwargs
+
+
+@dataclass(frozen=True)
+class EinsumRule(MultilinearRule):
+    """einsum(equation, *operands) or einsum(equation, [operands])."""
+
+    def bind(self, function: Callable, args: tuple, kwargs: dict[str, Any]) -> Call | None:
+        """See Rule."""
+        listed = args[1] if len(args) > 1 and isinstance(args[1], (list, tuple)) else args[1:]
+        operands = {str(i + 1): t for i, t in enumerate(listed)}
+        return self._call(function, (args[0], *listed), kwargs, operands)
+
+    def dims(self, call: Call) -> dict[str, int]:
+        """See MultilinearRule."""
+        return dict.fromkeys(call.operands, -1)
+
+    def _place(self, call: Call, encoded: Mapping[str, Tensor]) -> tuple[tuple, dict]:
+        args = [encoded.get(str(i), value) for i, value in enumerate(call.args)]
+        return tuple(args), call.kwargs
+
+
+@dataclass(frozen=True)
+class QuotientRule(Rule):
+    """a / b with an activation b; dividing by a constant is linear and no site."""
+
+    reflected: bool = False
+
+    def bind(self, function: Callable, args: tuple, kwargs: dict[str, Any]) -> Call | None:
+        """See Rule."""
+        a, b = args[0], args[1] if len(args) > 1 else kwargs.get("other")
+        if self.reflected:
+            a, b = b, a
+        if not is_activation(b) or kwargs.get("rounding_mode") is not None:
+            return None
+        assert isinstance(b, Tensor)
+        operands = {"1": b}
+        if is_activation(a):
+            operands["0"] = a
+        pattern = "aa" if "0" in operands else "wa"
+        return Call(function, (a, b), {}, operands, pattern, target=args[0] if writes(function) else None)
+
+    def label(self, call: Call) -> str:
+        """See Rule."""
+        return f"{self.op}({','.join(call.pattern)})"
+
+
+_WEIGHTED = frozenset(
+    "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d".split()
+)
+
+UNARY_NAMES = (
+    "gelu silu tanh sigmoid softplus mish elu selu celu hardswish hardsigmoid hardtanh relu6 logsigmoid softsign "
+    "tanhshrink erf erfc erfinv exp exp2 expm1 log log2 log10 log1p sin cos tan asin acos atan sinh cosh asinh "
+    "acosh atanh sqrt rsqrt reciprocal relu leaky_relu threshold hardshrink softshrink logit expit ndtr "
+    "lgamma digamma sinc rpow square abs absolute"
+).split()
+
+
+def _rules() -> dict[str, Rule]:
+    rules: dict[str, Rule] = {}
+
+    def add(rule: Rule, *names: str) -> None:
+        for name in names:
+            rules[name] = rule
+
+    pair = ((0, "input", -1), (1, "other", -2))
+    add(MultilinearRule("linear", places=((0, "input", -1), (1, "weight", -1))), "linear")
+    for n in (1, 2, 3):
+        for name in (f"conv{n}d", f"conv_transpose{n}d"):
+            add(MultilinearRule(name, places=((0, "input", 1), (1, "weight", 1))), name)
+    for name in ("matmul", "dot", "inner", "vdot", "kron", "cross", "tensordot"):
+        add(MultilinearRule(name, places=pair), name)
+    add(rules["matmul"], "__matmul__", "__rmatmul__")
+    for name in ("mm", "bmm"):
+        add(MultilinearRule(name, places=((0, "input", -1), (1, "mat2", -2))), name)
+    add(MultilinearRule("mv", places=((0, "input", -1), (1, "vec", -1))), "mv")
+    add(MultilinearRule("outer", places=((0, "input", -1), (1, "vec2", -1))), "outer", "ger")
+    add(MultilinearRule("addmm", places=((1, "mat1", -1), (2, "mat2", -2))), "addmm")
+    add(MultilinearRule("baddbmm", places=((1, "batch1", -1), (2, "batch2", -2))), "baddbmm")
+    add(MultilinearRule("addbmm", places=((1, "batch1", -1), (2, "batch2", -2))), "addbmm")
+    add(MultilinearRule("addmv", places=((1, "mat", -1), (2, "vec", -1))), "addmv")
+    add(MultilinearRule("bilinear", places=((0, "input1", -1), (1, "input2", -1), (2, "weight", -1))), "bilinear")
+    add(MultilinearRule("mul", places=((0, "input", -1), (1, "other", -1)), least=2), *_spellings("mul"), "multiply")
+    add(MultilinearRule("addcmul", places=((1, "tensor1", -1), (2, "tensor2", -1)), least=2), *_spellings("addcmul"))
+    add(EinsumRule("einsum"), "einsum")
+    add(QuotientRule("div"), *_spellings("div"), *_spellings("true_divide"), "divide", "__truediv__", "__itruediv__")
+    add(QuotientRule("div", reflected=True), "__rdiv__", "__rtruediv__")
+    for name in UNARY_NAMES:
+        add(UnaryRule(name), *_spellings(name))
+    add(PowerRule("pow"), *_spellings("pow"), "float_power")
+    add(UnaryRule("rpow"), "__rpow__")
+    add(SoftmaxRule("softmax"), "softmax")
+    add(AttentionRule("scaled_dot_product_attention"), "scaled_dot_product_attention")
+    for name in ("layer_norm", "rms_norm", "group_norm"):
+        add(FirstOperand(name), name)
+    return rules
+
+
+def _spellings(name: str) -> tuple[str, ...]:
+    return name, f"{name}_", f"__{name}__", f"__r{name}__", f"__i{name}__"
+
+
+def writes(function: Callable) -> bool:
+    """Whether a torch function works in place, by its name."""
+    name = getattr(function, "__name__", "")
+    return (name.endswith("_") and not name.endswith("__")) or name in _IN_PLACE_DUNDERS
+
+
+_IN_PLACE_DUNDERS = frozenset("__imul__ __idiv__ __itruediv__ __ipow__ __iadd__ __isub__ __imatmul__".split())
+
+
+def out_of_place(function: Callable) -> Callable:
+    """mul for mul_ and __imul__; any other function itself."""
+    if not writes(function):
+        return function
+    stem = function.__name__.strip("_")
+    return getattr(torch.Tensor, stem.removeprefix("i") if function.__name__.startswith("__") else stem)
+
+
+def _number(value: Any) -> Any:
+    """A one-element constant tensor as a number, so that it can be part of a function."""
+    if isinstance(value, Tensor) and value.numel() == 1 and not is_activation(value):
+        return value.item()
+    return value
+
+
+RULES: dict[str, Rule] = _rules()
+
+
+def scalar_of(op: str, static: Mapping[str, Any]) -> tuple[str, Scalar | None]:
+    """Name and callable of a unary site's function; the callable is None for fitting's own functions."""
+    positional = [v for k, v in static.items() if k.isdigit()]
+    named = {k: v for k, v in static.items() if not k.isdigit()}
+    if op == "gelu":
+        tanh = (positional or [named.get("approximate", "none")])[0] == "tanh"
+        return ("gelu_tanh" if tanh else "gelu"), None
+    if not positional and not named and op in ("silu", "tanh", "sigmoid", "erf", "mish", "reciprocal", "sqrt", "rsqrt"):
+        return op, None
+    function = getattr(F, op, None) or getattr(torch, op, None) or getattr(torch.special, op)
+
+    def scalar(x: Tensor) -> Tensor:
+        return function(x, *positional, **named)
+
+    label = ",".join(str(v) for v in (*positional, *named.values()))
+    return (f"{op}({label})" if label else op), scalar
+
+
+__all__ = ["RULES", "Call", "MultilinearRule", "QuotientRule", "Rule", "UnaryRule", "scalar_of", "writes"]

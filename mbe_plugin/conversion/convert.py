@@ -1,0 +1,234 @@
+"""convert(): record, build, route, audit."""
+
+from __future__ import annotations
+
+import copy as copying
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mbe_plugin.config import MBEConfig
+from mbe_plugin.conversion.audit import Findings, audit_forward
+from mbe_plugin.conversion.batches import device_of
+from mbe_plugin.conversion.build import NeuronBuilder, make_operator
+from mbe_plugin.conversion.frames import ModuleSites, Router, inside_operator, watched_by
+from mbe_plugin.conversion.marks import tensors_of
+from mbe_plugin.conversion.record import record
+from mbe_plugin.conversion.routed import CONTAINER, install
+from mbe_plugin.conversion.sites import Calibration, Site
+from mbe_plugin.operators.spikes import SpikeCounts, count_spikes
+from mbe_plugin.errors import ConversionError, UnsupportedOperatorError
+from mbe_plugin.fitting.functions import Scalar
+from mbe_plugin.operators import CalibratedNode, SpikingOperator
+from mbe_plugin.operators.neuron import RangeNotice
+
+Progress = Callable[[str], None]
+
+
+@dataclass
+class Conversion:
+    """What a converted model knows of its own making; ``snn.mbe_conversion``."""
+
+    config: MBEConfig
+    sites: list[Site]
+    kept_exact: dict[str, str]  # site -> why
+    findings: Findings
+    local_errors: dict[str, float] = field(default_factory=dict)  # site -> relative error on the audit's batch
+    spikes: SpikeCounts | None = None  # of the audit's batch
+    batches: int = 0
+
+
+def calibrate(
+    model: nn.Module, batches: Iterable[Any], *, copy: bool = True, progress: Progress = lambda _: None
+) -> Calibration:
+    """Record what convert() needs of a model, once for any number of conversions (a sweep over T, say).
+
+    model: stays as it is. batches: dicts, tensors, (inputs, label) or ((args...), {kwargs}), or a DataLoader
+    of these. copy=False shares the parameters instead of copying them. Raises CalibrationError for no
+    batches, a batch that the model refuses, or values that are not finite.
+    """
+    work = _working_copy(model, copy)
+    return record(work, install(work), batches, progress)
+
+
+def convert(
+    model: nn.Module,
+    calibration: Calibration | Iterable[Any],
+    config: MBEConfig | None = None,
+    *,
+    copy: bool = True,
+    progress: Progress = lambda _: None,
+) -> nn.Module:
+    """Turn a pretrained network into a spiking one without training (METHOD section 2).
+
+    model: any nn.Module; it, its mode and its device stay as they are. calibration: a few batches in the forms that
+    calibrate() takes, or its result. config: MBEConfig(). copy=False shares parameters and buffers with
+    the model instead of copying them (the weights are not changed either way). progress is told each stage.
+
+    Returns a module of the model's own class, in eval mode, with the same call and the same outputs; its operators are
+    submodules under ``.mbe``, and ``mbe_plugin.report(snn)`` lists them.
+    Raises CalibrationError (see calibrate), UnsupportedOperatorError for an operator on activations without a spiking
+    form, named with its module path (strict), and ConversionError if nothing was found to convert.
+    """
+    config = config or MBEConfig()
+    work = _working_copy(model, copy)
+    modules = install(work)
+    if isinstance(calibration, Calibration):
+        _check_same_model(work, calibration)
+    else:
+        calibration = record(work, modules, calibration, progress)
+    progress("building neurons")
+    conversion = build(work, modules, calibration, config)
+    progress("auditing")
+    args, kwargs = calibration.first_batch
+    conversion.findings = audit(work, args, kwargs, conversion)
+    if config.strict and conversion.findings.unsupported:
+        raise UnsupportedOperatorError(_unsupported(conversion.findings))
+    reset_counts(work)
+    return work
+
+
+def build(
+    work: nn.Module, modules: dict[str, ModuleSites], calibration: Calibration, config: MBEConfig
+) -> Conversion:
+    """Make the operators, put them under ``work.mbe`` and tell the modules which are theirs."""
+    kept = {s.name: _why_exact(s, config) for s in calibration.sites if _why_exact(s, config)}
+    if len(kept) == len(calibration.sites):
+        raise ConversionError(
+            f"nothing to convert: {calibration.model_class} has {len(calibration.sites)} sites, of which "
+            f"{len(kept)} are kept exact; check include, exclude and linear_inputs"
+            if calibration.sites
+            else f"nothing to convert: no operator on activations was found in {calibration.model_class}; is "
+            "the calibration batch's input a floating tensor, or looked up in an embedding?"
+        )
+    reuse = config.merge and config.family == "routed" and not any(s.name in kept and not s.dims for s in calibration.sites)
+    neurons: dict[tuple[str, str], nn.Module] = {}
+    container, notice = nn.ModuleDict(), RangeNotice()
+    for site in calibration.sites:
+        owner = modules[site.path]
+        owner.unit = site.unit or owner.unit
+        operator = None if site.name in kept else _operator(work, site, config, neurons, notice, reuse)
+        if operator is not None:
+            container[site.name.replace(".", "/")] = operator
+        if site.unit is not None:
+            owner.unit_operator = operator
+        else:
+            owner.operators[site.label] = operator
+    for path, inputs in calibration.inputs.items():
+        modules[path].inputs = dict(inputs)
+    work.add_module(CONTAINER, container.to(device_of(work)).eval())
+    conversion = Conversion(config, calibration.sites, kept, Findings(), batches=calibration.batches)
+    work.__dict__["mbe_conversion"] = conversion
+    return conversion
+
+
+def _operator(
+    work: nn.Module,
+    site: Site,
+    config: MBEConfig,
+    neurons: dict[tuple[str, str], nn.Module],
+    notice: RangeNotice,
+    reuse: bool,
+) -> SpikingOperator:
+    builder = NeuronBuilder(site, config)
+
+    def make(role: str, function: str, scalar: Any = None) -> nn.Module:
+        twin = neurons.get(site.shared.get(role, ("", "")))
+        neuron = twin if _interchangeable(twin, builder) else builder(role, function, scalar)
+        assert neuron is not None
+        neurons[site.name, role] = neuron
+        return neuron
+
+    scalar = _module_function(work.get_submodule(site.path)) if site.unit is not None else None
+    operator = make_operator(site if reuse else replace(site, coded=frozenset()), make, scalar)
+    for role, neuron in operator.neurons():
+        neuron.simulate = config.simulate
+        neuron.notice = notice
+        if not neuron.site:
+            neuron.site, neuron.role = site.name, role
+    return operator
+
+
+def _module_function(module: nn.Module) -> Scalar:
+    """What a module without parameters computes, in float64, away from the model's dtype and device."""
+    double = copying.deepcopy(module).to(device="cpu", dtype=torch.float64)
+    return lambda x: inside_operator(lambda: double(x))
+
+
+def _interchangeable(twin: nn.Module | None, builder: NeuronBuilder) -> bool:
+    """Whether a neuron that encodes the same tensor has the settings that this site asks for."""
+    return (
+        isinstance(twin, CalibratedNode)
+        and twin.time_steps == builder.time_steps
+        and twin.bases == builder.identity_bases
+        and twin.scale == builder.scale
+    )
+
+
+def _why_exact(site: Site, config: MBEConfig) -> str:
+    if config.keeps_exact(site.name):
+        return "excluded by the configuration"
+    if config.linear_inputs == "analogue" and len(site.dims) == 1:
+        return "linear with analogue input, by configuration"
+    return ""
+
+
+def audit(work: nn.Module, args: tuple, kwargs: dict[str, Any], conversion: Conversion) -> Findings:
+    """One forward of the converted model under both the audit and a watch that measures each operator's error."""
+    squares: dict[str, list[float]] = {}
+
+    def watch(site: str, operator: SpikingOperator, out: Any, exact: Callable[[], Any]) -> None:
+        if not isinstance(out, Tensor):
+            return
+        wanted = exact().double()
+        error, size = squares.setdefault(site, [0.0, 0.0])
+        squares[site] = [error + (out.double() - wanted).square().sum().item(), size + wanted.square().sum().item()]
+
+    inputs = [t for _, t in tensors_of((args, kwargs)) if t.is_floating_point()]
+    with torch.no_grad(), watched_by(Router(watch)), count_spikes(work) as conversion.spikes:
+        findings = audit_forward(lambda: work(*args, **kwargs), inputs)
+    conversion.local_errors = {s: (e / max(n, 1e-300)) ** 0.5 for s, (e, n) in squares.items()}
+    return findings
+
+
+def reset_counts(snn: nn.Module) -> None:
+    """Forget how many values were seen, and seen outside the calibrated ranges."""
+    for module in snn.modules():
+        if isinstance(module, CalibratedNode):
+            module.reset_counts()
+
+
+def _unsupported(findings: Findings) -> str:
+    listed = ", ".join(f"{op} in {path} ({n}x)" for (path, op), n in sorted(findings.unsupported.items()))
+    return (
+        f"operators on activations without a spiking form: {listed}; rewrite them, or convert with strict=False to "
+        "keep them exact (the report then lists them)"
+    )
+
+
+def _working_copy(model: nn.Module, copy: bool) -> nn.Module:
+    if not isinstance(model, nn.Module):
+        raise ConversionError(f"convert takes a torch.nn.Module, got {type(model).__name__}")
+    if isinstance(getattr(model, "mbe_conversion", None), Conversion):
+        raise ConversionError("this model is converted already; convert the ANN it came from")
+    memo: dict[int, Any] = {}
+    if not copy:
+        memo = {id(t): t for t in (*model.parameters(), *model.buffers())}
+    return copying.deepcopy(model, memo).eval()
+
+
+def _check_same_model(work: nn.Module, calibration: Calibration) -> None:
+    paths = {path for path, _ in work.named_modules()}
+    missing = sorted({site.path for site in calibration.sites} - paths)
+    if missing or type(work).__name__ != calibration.model_class:
+        raise ConversionError(
+            f"this calibration is of a {calibration.model_class}"
+            + (f" with a module {missing[0]!r}" if missing else "")
+            + f", not of this {type(work).__name__}; calibrate this model"
+        )
+
+
+__all__ = ["Calibration", "Conversion", "calibrate", "convert", "reset_counts"]

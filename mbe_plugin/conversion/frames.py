@@ -1,0 +1,315 @@
+"""Following a forward: which module's call is running, and what happens to each torch function in it.
+
+A *frame* is one call of a method of one module. While the outermost frame of a converted model runs, a
+TorchFunctionMode watches every torch function; a call that the catalogue knows is a *site*, named by its
+module's path, the operator and its order within that frame. Two modes share this walk: Recorder
+(record.py) and Router (here).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from mbe_plugin.conversion.catalogue import RULES, Call, Rule
+from mbe_plugin.conversion.decompose import DECOMPOSITIONS, LOSSES
+from mbe_plugin.conversion.marks import (
+    ACTIVATION,
+    CODED,
+    CONSTANT,
+    is_activation,
+    mark,
+    mark_written,
+    propagate,
+    tensors_of,
+)
+from mbe_plugin.errors import UnseenSiteError, UnsupportedOperatorError
+from mbe_plugin.operators import Memo, SpikingOperator
+
+
+@dataclass(frozen=True)
+class UnitSpec:
+    """A whole module that is one operator: 'unary' (function name) or 'normalization'."""
+
+    kind: str
+    function: str
+    centered: bool = False
+    eps: float = 0.0
+    gain_offset: float = 0.0
+    weight: str | None = None
+    bias: str | None = None
+
+    def arguments(self, module: nn.Module, x: Tensor) -> tuple:
+        """What the operator is called with."""
+        if self.kind == "unary":
+            return (x,)
+        weight = None if self.weight is None else getattr(module, self.weight)
+        bias = None if self.bias is None else getattr(module, self.bias)
+        return x, weight, bias
+
+
+@dataclass
+class ModuleSites:
+    """What a converted module knows of itself: its path, its sites, and which inputs are activations."""
+
+    path: str
+    operators: dict[str, SpikingOperator | None] = field(default_factory=dict)  # None: kept exact
+    unit: UnitSpec | None = None
+    unit_operator: SpikingOperator | None = None
+    inputs: dict[str, int] = field(default_factory=dict)  # slot -> mark, for calls from outside
+
+    def site(self, label: str) -> str:
+        """Name of one of this module's sites."""
+        return f"{self.path or '(root)'}:{label}"
+
+
+class Frame:
+    """One running call of a module's method."""
+
+    def __init__(self, sites: ModuleSites, module: nn.Module, method: str) -> None:
+        self.sites, self.module, self.method = sites, module, method
+        self.counts: dict[str, int] = {}
+
+    def label(self, name: str) -> str:
+        """The next label for a site of this name: numbered within this frame, from the second on."""
+        count = self.counts.get(name, 0)
+        self.counts[name] = count + 1
+        prefix = "" if self.method == "forward" else f"{self.method}/"
+        return f"{prefix}{name}#{count}" if count else f"{prefix}{name}"
+
+
+class _Slot(threading.local):
+    """This thread's running forward: its mode, if any, and whether an operator is at work inside it."""
+
+    def __init__(self) -> None:
+        self.mode: WatchedForward | None = None
+        self.next_mode: WatchedForward | None = None
+        self.inside_operator = False
+
+
+SLOT = _Slot()
+
+
+class WatchedForward(TorchFunctionMode):
+    """The walk; subclasses decide what happens at a site."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frames: list[Frame] = []
+        self.memo = Memo()
+
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Route a call that is a site, run any other, and carry the marks along."""
+        kwargs = {} if kwargs is None else kwargs
+        if SLOT.inside_operator:
+            return func(*args, **kwargs)
+        name = getattr(func, "__name__", "")
+        if name == "__get__":
+            return self._property(func, args)
+        rule = RULES.get(name)
+        if rule is not None:
+            call = rule.bind(func, args, kwargs)
+            if call is not None:
+                return self._site(rule, call, lambda: func(*args, **kwargs))
+        elif name in DECOMPOSITIONS and any(is_activation(t) for _, t in tensors_of((args, kwargs))):
+            return self._decomposed(name, args, kwargs)
+        elif name in LOSSES:
+            return inside_operator(lambda: func(*args, **kwargs))
+        out = func(*args, **kwargs)
+        if name == "embedding":
+            mark(out, ACTIVATION)
+        else:
+            propagate(name, args, kwargs, out)
+        return out
+
+    def at_site(self, rule: Rule, call: Call, label: str, exact: Callable[[], Any]) -> Any:
+        """What the site's call returns; exact() makes the original call."""
+        raise NotImplementedError
+
+    def at_unit(self, frame: Frame, x: Tensor, exact: Callable[[], Any]) -> Any:
+        """What a module that is one operator returns; exact() runs the module itself."""
+        raise NotImplementedError
+
+    def at_entry(self, frame: Frame, arguments: list[tuple[str, Tensor]]) -> None:
+        """Called when a frame begins, with its tensor arguments."""
+
+    def _property(self, func: Callable, args: tuple) -> Any:
+        out = func(*args)
+        if isinstance(out, Tensor) and is_activation(args[0]):
+            mark(out, CODED if getattr(args[0], "_mbe_mark", CONSTANT) == CODED else ACTIVATION)
+        return out
+
+    def _site(self, rule: Rule, call: Call, exact: Callable[[], Any]) -> Any:
+        label = self.frames[-1].label(rule.label(call))
+        if "out" in call.kwargs:
+            raise UnsupportedOperatorError(
+                f"{self.frames[-1].sites.site(label)} writes into out=; assign the result instead"
+            )
+        out = self.at_site(rule, call, label, exact)
+        to = CODED if rule.coded else ACTIVATION
+        if call.target is not None:
+            out = out if out is call.target else call.target.copy_(out)
+            mark_written(out, to)
+        else:
+            mark(out, to)
+        return out
+
+    def _decomposed(self, name: str, args: tuple, kwargs: dict[str, Any]) -> Any:
+        try:
+            with self:
+                return DECOMPOSITIONS[name](*args, **kwargs)
+        except NotImplementedError as missing:
+            place = self.frames[-1].sites.site(name)
+            raise UnsupportedOperatorError(f"{place}: no spiking form for {missing}") from missing
+
+
+Watch = Callable[[str, SpikingOperator, Any, Callable[[], Any]], None]
+
+
+class Router(WatchedForward):
+    """Run time: every site goes to its operator module; a site never seen in calibration is an error.
+
+    ``watch`` is told (site, operator, output, exact) after every operator, exact() giving the ANN's result.
+    """
+
+    def __init__(self, watch: Watch | None = None) -> None:
+        super().__init__()
+        self.watch = watch
+
+    def at_site(self, rule: Rule, call: Call, label: str, exact: Callable[[], Any]) -> Any:
+        """See WatchedForward."""
+        sites = self.frames[-1].sites
+        if label not in sites.operators:
+            raise UnseenSiteError(unseen(sites.site(label)))
+        operator = sites.operators[label]
+        if operator is None:
+            return exact()
+        return self._run(sites.site(label), operator, lambda: rule.run(operator, call, self.memo), exact)
+
+    def at_unit(self, frame: Frame, x: Tensor, exact: Callable[[], Any]) -> Any:
+        """See WatchedForward."""
+        sites, spec = frame.sites, frame.sites.unit
+        assert spec is not None
+        operator = sites.unit_operator
+        if operator is None:
+            return inside_operator(exact)
+        out = self._run(
+            sites.site(spec.function), operator, lambda: operator(*spec.arguments(frame.module, x)), exact
+        )
+        mark(out, CODED if spec.kind == "unary" else ACTIVATION)
+        return out
+
+    def _run(self, site: str, operator: SpikingOperator, run: Callable[[], Any], exact: Callable[[], Any]) -> Any:
+        out = inside_operator(run)
+        if self.watch is not None:
+            inside_operator(lambda: self.watch(site, operator, out, exact))  # type: ignore[misc]  # not None here
+        return out
+
+
+def inside_operator(run: Callable[[], Any]) -> Any:
+    """run() with the walk switched off: what happens inside an operator is no site."""
+    before = SLOT.inside_operator
+    SLOT.inside_operator = True
+    try:
+        return run()
+    finally:
+        SLOT.inside_operator = before
+
+
+@contextmanager
+def watched_by(mode: WatchedForward) -> Iterator[None]:
+    """The next outermost frame of this thread runs under ``mode`` instead of a plain Router."""
+    SLOT.next_mode = mode
+    try:
+        yield
+    finally:
+        SLOT.next_mode = None
+
+
+def unseen(site: str) -> str:
+    """The message for a call site that calibration never reached."""
+    return (
+        f"{site} was never reached in calibration, so it has no neurons; add a calibration batch that takes "
+        "this branch and convert again"
+    )
+
+
+def run_frame(module: nn.Module, method: str, names: tuple[str, ...], call: Callable, args: tuple, kwargs: dict) -> Any:
+    """Run call(module, *args, **kwargs) as a frame, under a new Router when it is the outermost one."""
+    if SLOT.inside_operator:
+        return call(module, *args, **kwargs)
+    sites: ModuleSites = module._mbe_sites  # type: ignore[assignment]  # set by routed.py
+    mode = SLOT.mode
+    if mode is not None:
+        return _framed(mode, sites, module, method, names, call, args, kwargs)
+    mode = SLOT.next_mode or Router()
+    return enter(mode, sites, module, method, names, call, args, kwargs)
+
+
+def enter(
+    mode: WatchedForward,
+    sites: ModuleSites,
+    module: nn.Module,
+    method: str,
+    names: tuple[str, ...],
+    call: Callable,
+    args: tuple,
+    kwargs: dict,
+) -> Any:
+    """Run the outermost frame under ``mode``: mark its inputs, switch everything off again afterwards."""
+    arguments = slots(names, args, kwargs)
+    for slot, tensor in arguments:
+        mark(tensor, sites.inputs.get(f"{method}({slot})", ACTIVATION))
+    SLOT.mode = mode
+    try:
+        with mode:
+            out = _framed(mode, sites, module, method, names, call, args, kwargs)
+    finally:
+        SLOT.mode = None
+        mode.memo = Memo()
+        for _, tensor in arguments:
+            mark(tensor, CONSTANT)
+    for _, tensor in tensors_of(out):
+        mark(tensor, CONSTANT)
+    return out
+
+
+def slots(names: tuple[str, ...], args: tuple, kwargs: dict) -> list[tuple[str, Tensor]]:
+    """The floating tensors among a call's arguments, by parameter name."""
+    found: list[tuple[str, Tensor]] = []
+    for index, value in enumerate(args):
+        name = names[index] if index < len(names) else str(index)
+        found.extend(tensors_of(value, name))
+    for name, value in kwargs.items():
+        found.extend(tensors_of(value, name))
+    return [(slot, tensor) for slot, tensor in found if tensor.is_floating_point()]
+
+
+def _framed(
+    mode: WatchedForward,
+    sites: ModuleSites,
+    module: nn.Module,
+    method: str,
+    names: tuple[str, ...],
+    call: Callable,
+    args: tuple,
+    kwargs: dict,
+) -> Any:
+    frame = Frame(sites, module, method)
+    mode.at_entry(frame, slots(names, args, kwargs))
+    mode.frames.append(frame)
+    try:
+        if sites.unit is not None and method == "forward" and len(args) == 1 and not kwargs:
+            if is_activation(args[0]):
+                return mode.at_unit(frame, args[0], lambda: call(module, *args))
+        return call(module, *args, **kwargs)
+    finally:
+        mode.frames.pop()

@@ -1,0 +1,111 @@
+"""Marking: which tensors are activations, followed through a forward.
+
+An activation is a floating tensor that depends on the value of a floating input or an embedding look-up. The
+mark is an attribute of the tensor, so it costs nothing to keep, disappears with the tensor and is
+understood by torch.compile. CODED marks a read-out that nothing but data movement has touched since: its
+spike train can be used again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CONSTANT, ACTIVATION, CODED = 0, 1, 2
+_ATTRIBUTE = "_mbe_mark"
+
+# outputs that depend on shapes only
+SHAPE_ONLY = frozenset(
+    "zeros_like ones_like empty_like full_like rand_like randn_like new_zeros new_ones new_empty new_full "
+    "new_tensor size stride dim ndimension numel nelement is_floating_point is_complex is_contiguous "
+    "get_device data_ptr storage_offset requires_grad_ element_size argmax argmin __len__".split()
+)
+# functions that only move values: what was a read-out stays one
+MOVEMENT = frozenset(
+    "view view_as reshape reshape_as transpose permute contiguous flatten unflatten squeeze unsqueeze expand "
+    "expand_as split chunk tensor_split unbind select narrow getitem clone detach dropout dropout1d dropout2d "
+    "dropout3d alpha_dropout feature_dropout to movedim moveaxis swapaxes swapdims repeat tile "
+    "repeat_interleave roll flip index_select gather take_along_dim max_pool1d max_pool2d max_pool3d float "
+    "double half bfloat16 type_as t unfold pixel_shuffle pixel_unshuffle get cpu cuda".split()
+)
+
+
+def level(value: object) -> int:
+    """CONSTANT, ACTIVATION or CODED; anything but a marked tensor is CONSTANT."""
+    return getattr(value, _ATTRIBUTE, CONSTANT) if isinstance(value, Tensor) else CONSTANT
+
+
+def is_activation(value: object) -> bool:
+    """Whether value is a tensor marked as an activation."""
+    return isinstance(value, Tensor) and getattr(value, _ATTRIBUTE, CONSTANT) > CONSTANT
+
+
+def mark(value: Any, to: int) -> None:
+    """Mark every floating tensor in value (a tensor or nested lists, tuples, dicts)."""
+    if isinstance(value, Tensor):
+        if value.is_floating_point() or value.is_complex():
+            setattr(value, _ATTRIBUTE, to)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            mark(item, to)
+    elif isinstance(value, dict):
+        for item in value.values():
+            mark(item, to)
+
+
+def tensors_of(value: Any, slot: str = "") -> Iterator[tuple[str, Tensor]]:
+    """(slot, tensor) for every tensor in nested lists, tuples, dicts and key-value caches."""
+    if isinstance(value, Tensor):
+        yield slot, value
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from tensors_of(item, f"{slot}.{index}")
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from tensors_of(item, f"{slot}.{key}" if slot else str(key))
+    elif type(value).__module__.startswith("transformers.cache_utils"):
+        yield from tensors_of(vars(value), slot)
+
+
+def propagate(name: str, args: tuple, kwargs: dict[str, Any], out: Any) -> None:
+    """Mark what a function without a spiking form returned, or wrote into."""
+    highest, lowest = _levels(args, kwargs)
+    if highest == CONSTANT:
+        return
+    stem = name.strip("_")
+    if stem in SHAPE_ONLY or name in SHAPE_ONLY:
+        return
+    to = CODED if stem in MOVEMENT and lowest == CODED else ACTIVATION
+    if isinstance(out, Tensor) and out.is_floating_point():
+        setattr(out, _ATTRIBUTE, to)
+    elif isinstance(out, (list, tuple)):
+        mark(out, to)
+    if name in ("__setitem__",) or (name.endswith("_") and not name.endswith("__")) or name.startswith("__i"):
+        mark_written(args[0], to)
+    if "out" in kwargs:
+        mark(kwargs["out"], to)
+
+
+def mark_written(target: object, to: int) -> None:
+    """Mark a tensor that was written into, and the tensor it is a view of."""
+    if isinstance(target, Tensor):
+        mark(target, to)
+        base = target._base
+        if base is not None:
+            mark(base, ACTIVATION)
+
+
+def _levels(args: tuple, kwargs: dict[str, Any]) -> tuple[int, int]:
+    """Highest level among the tensors of a call, and the lowest among the marked ones."""
+    highest, lowest = CONSTANT, CODED
+    for value in (*args, *kwargs.values()):
+        for item in value if isinstance(value, (list, tuple)) else (value,):
+            if isinstance(item, torch.Tensor):
+                mark_level = getattr(item, _ATTRIBUTE, CONSTANT)
+                if mark_level:
+                    highest = max(highest, mark_level)
+                    lowest = min(lowest, mark_level)
+    return highest, lowest

@@ -1,0 +1,172 @@
+"""Recording: one forward per calibration batch, watched; the result is plain data.
+
+The recorder walks like the router, but at each site it makes the original call and lets the operator's
+observers see the same operands, so inner quantities (deviations, exponents, sums) are recorded too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mbe_plugin.conversion.batches import as_call
+from mbe_plugin.conversion.build import make_operator
+from mbe_plugin.conversion.catalogue import Call, MultilinearRule, QuotientRule, Rule
+from mbe_plugin.conversion.frames import Frame, ModuleSites, UnitSpec, WatchedForward, inside_operator, watched_by
+from mbe_plugin.conversion.marks import ACTIVATION, CODED, level, mark
+from mbe_plugin.conversion.probe import find_units
+from mbe_plugin.conversion.sites import Calibration, Site
+from mbe_plugin.errors import CalibrationError, MBEError
+from mbe_plugin.fitting.functions import Scalar
+from mbe_plugin.operators import Memo, Observer, SpikingOperator
+
+
+class Recorder(WatchedForward):
+    """Makes a Site for every call site it meets, and observes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sites: dict[str, Site] = {}
+        self.observers: dict[str, SpikingOperator] = {}
+        self.inputs: dict[str, dict[str, int]] = {}
+        self._encoded: list[tuple[Tensor, int, str, str]] = []  # tensor, version, site, role
+
+    def start(self) -> None:
+        """Forget the tensors of the last forward."""
+        self._encoded.clear()
+        self.memo = Memo()
+
+    def at_entry(self, frame: Frame, arguments: list[tuple[str, Tensor]]) -> None:
+        """Remember which inputs of a module are activations, for calls that enter there from outside."""
+        known = self.inputs.setdefault(frame.sites.path, {})
+        for slot, tensor in arguments:
+            key = f"{frame.method}({slot})"
+            known[key] = max(known.get(key, 0), level(tensor))
+
+    def at_site(self, rule: Rule, call: Call, label: str, exact: Callable[[], Any]) -> Any:
+        """The original call's result; the observers see the operands first (it may work in place)."""
+        path = self.frames[-1].sites.path
+        name = self.frames[-1].sites.site(label)
+        if name not in self.sites:
+            self._add(Site(path, label, rule.op, _static(rule, call), _dims(rule, call)), call)
+        self._update_coded(self.sites[name], call)
+        self._note_sharing(self.sites[name], call)
+        inside_operator(lambda: rule.run(self.observers[name], call, Memo()))
+        return exact()
+
+    def at_unit(self, frame: Frame, x: Tensor, exact: Callable[[], Any]) -> Any:
+        """A module that is one operator."""
+        spec = frame.sites.unit
+        assert spec is not None
+        name = frame.sites.site(spec.function)
+        if name not in self.sites:
+            module = frame.module
+            site = Site(frame.sites.path, spec.function, spec.function, unit=spec)
+            self._add(site, None, lambda v: inside_operator(lambda: type(module).forward(module, v)))
+        inside_operator(lambda: self.observers[name](*spec.arguments(frame.module, x)))
+        out = inside_operator(exact)
+        mark(out, CODED if spec.kind == "unary" else ACTIVATION)
+        return out
+
+    def _add(self, site: Site, call: Call | None, scalar: Scalar | None = None) -> None:
+        self.sites[site.name] = site
+        site.coded = frozenset() if call is None else frozenset(call.operands)
+
+        def make(role: str, function: str, scalar: Scalar | None = None) -> nn.Module:
+            return Observer(function, scalar, site.name, role)
+
+        coded, site.coded = site.coded, frozenset()  # observe every operand
+        self.observers[site.name] = make_operator(site, make, scalar)
+        site.coded = coded
+
+    def _update_coded(self, site: Site, call: Call) -> None:
+        arrived = {n for n, t in call.operands.items() if level(t) == CODED}
+        site.coded = site.coded & arrived
+
+    def _note_sharing(self, site: Site, call: Call) -> None:
+        if not site.dims:
+            return
+        for operand in site.dims:
+            tensor, role = call.operands[operand], f"operand{operand}"
+            twin = next((e for e in self._encoded if e[0] is tensor and e[1] == tensor._version), None)
+            if twin is not None and twin[2] != site.name:
+                site.shared.setdefault(role, (twin[2], twin[3]))
+            elif twin is None:
+                site.shared.pop(role, None)
+                self._encoded = [*self._encoded[-3:], (tensor, tensor._version, site.name, role)]
+
+    def finish(self, batches: int, first: tuple[tuple, dict], model: nn.Module) -> Calibration:
+        """The plain data."""
+        for name, site in self.sites.items():
+            for observer in self.observers[name].modules():
+                if isinstance(observer, Observer):
+                    site.roles[observer.role] = observer.statistics
+        return Calibration(list(self.sites.values()), self.inputs, batches, first, type(model).__name__)
+
+
+def record(
+    model: nn.Module,
+    modules: dict[str, ModuleSites],
+    batches: Iterable[Any],
+    progress: Callable[[str], None] = lambda _: None,
+) -> Calibration:
+    """Run ``batches`` through ``model`` (routed, in eval mode) and return what its sites saw.
+
+    Raises CalibrationError for no batches, a batch that the model refuses, and values that are not finite.
+    """
+    recorder = Recorder()
+    first: tuple[tuple, dict] | None = None
+    count = 0
+    for batch in batches:
+        args, kwargs = as_call(batch, model)
+        if first is None:
+            first = (args, kwargs)
+            _find_units(model, modules, args, kwargs)
+        progress(f"calibration batch {count + 1}")
+        recorder.start()
+        with watched_by(recorder):
+            _forward(model, count, args, kwargs)
+        count += 1
+    if first is None:
+        raise CalibrationError("no calibration data: the iterable gave no batch; pass at least one")
+    return recorder.finish(count, first, model)
+
+
+def _find_units(model: nn.Module, modules: dict[str, ModuleSites], args: tuple, kwargs: dict) -> None:
+    def plain() -> Any:
+        return inside_operator(lambda: _forward(model, 0, args, kwargs))
+
+    found: dict[str, UnitSpec] = inside_operator(lambda: find_units(model, plain))
+    for path, spec in found.items():
+        modules[path].unit = spec
+
+
+def _forward(model: nn.Module, index: int, args: tuple, kwargs: dict) -> Any:
+    try:
+        with torch.no_grad():
+            return model(*args, **kwargs)
+    except MBEError:
+        raise
+    except Exception as refused:
+        raise CalibrationError(
+            f"the model refused calibration batch {index}: {type(refused).__name__}: {refused}"
+        ) from refused
+
+
+def _static(rule: Rule, call: Call) -> dict[str, Any]:
+    static = dict(call.static)
+    if isinstance(rule, QuotientRule):
+        static["numerator"] = "0" in call.operands
+    if call.pattern == "x":
+        static["reflected"] = True
+    return static
+
+
+def _dims(rule: Rule, call: Call) -> dict[str, int]:
+    if not isinstance(rule, MultilinearRule):
+        return {}
+    dims = rule.dims(call)
+    return {n: dims[n] for n, p in zip(call.operands, call.pattern, strict=True) if p == "a"}

@@ -1,0 +1,136 @@
+"""Modules that route their sites wherever the caller enters: a subclass of each module's own class.
+
+``isinstance`` and the forward's signature stay as they were; only the methods that the model's authors wrote are
+wrapped. Copies, pickles and calls from other threads keep the routing, since it lives in the class and in
+the module's own dictionary.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import nn
+
+from mbe_plugin.conversion.frames import ModuleSites, run_frame
+from mbe_plugin.errors import ConversionError
+
+CONTAINER = "mbe"
+
+# base classes whose methods are not the network's: saving, loading, text generation around the forward
+_FOREIGN = (
+    "torch.",
+    "transformers.modeling_utils",
+    "transformers.generation",
+    "transformers.utils",
+    "transformers.integrations",
+    "huggingface_hub.",
+    "spikingjelly.",
+    "builtins",
+)
+
+_classes: dict[type, type] = {}
+
+
+def routed_class(original: type[nn.Module]) -> type[nn.Module]:
+    """The routed subclass of a module class; made once per class."""
+    if original not in _classes:
+        members: dict[str, Any] = {
+            name: _routed(name, method) for name, method in _own_methods(original).items()
+        }
+        members["__reduce_ex__"] = _reduce_ex
+        members["_mbe_original"] = original
+        if issubclass(original, (nn.Sequential, nn.ModuleList)):
+            members |= {"__iter__": _iterate, "__len__": _length, "__getitem__": _item}
+        members["__module__"], members["__qualname__"] = original.__module__, original.__qualname__
+        members["__doc__"] = original.__doc__
+        _classes[original] = type(original)(original.__name__, (original,), members)
+    return _classes[original]
+
+
+def original_class(module: nn.Module) -> type[nn.Module]:
+    """The class that the module had before routing."""
+    return getattr(type(module), "_mbe_original", type(module))
+
+
+def install(model: nn.Module) -> dict[str, ModuleSites]:
+    """Give every module of ``model`` its routed class and its (still empty) sites; by path."""
+    if CONTAINER in dict(model.named_children()) or hasattr(model, CONTAINER):
+        raise ConversionError(
+            f"the model has an attribute {CONTAINER!r} already, the place of the operators; is it converted?"
+        )
+    found: dict[str, ModuleSites] = {}
+    for path, module in model.named_modules():
+        refuse_foreign_modules(path, module)
+        module.__class__ = routed_class(type(module))
+        found[path] = ModuleSites(path)
+        module.__dict__["_mbe_sites"] = found[path]
+    return found
+
+
+def refuse_foreign_modules(path: str, module: nn.Module) -> None:
+    """ConversionError for modules that run code which no Python-level instrument can follow."""
+    place = path or "the model"
+    if isinstance(module, (torch.jit.ScriptModule, torch.jit.ScriptFunction)):
+        raise ConversionError(f"{place} is a scripted or traced module; convert the Python model it came from")
+    if type(module).__name__ == "OptimizedModule":
+        raise ConversionError(f"{place} is compiled; convert model._orig_mod and compile the result")
+    if type(module).__name__ in ("FullyShardedDataParallel", "DistributedDataParallel", "DataParallel"):
+        raise ConversionError(f"{place} is wrapped in {type(module).__name__}; convert its .module and wrap the result")
+
+
+def _own_methods(original: type) -> dict[str, FunctionType]:
+    """Public methods written by the model's authors, nearest class first, and always forward."""
+    found: dict[str, FunctionType] = {}
+    for cls in original.__mro__:
+        foreign = (cls.__module__ + ".").startswith(_FOREIGN)
+        for name, member in vars(cls).items():
+            wanted = name == "forward" or not (foreign or name.startswith("_"))
+            if wanted and name not in found and isinstance(member, FunctionType):
+                found[name] = member
+    return found
+
+
+def _routed(name: str, method: Callable) -> Callable:
+    names = tuple(inspect.signature(method).parameters)[1:]
+
+    @functools.wraps(method)
+    def wrapper(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return run_frame(self, name, names, method, args, kwargs)
+
+    return wrapper
+
+
+def _reduce_ex(self: nn.Module, protocol: int) -> tuple:
+    """Pickle and copy by the original class, which can be imported; the routed one is made again."""
+    rest = super(type(self), self).__reduce_ex__(protocol)[2:]  # type: ignore[misc]  # object's own
+    return (_blank, (original_class(self),), *rest)
+
+
+def _blank(original: type[nn.Module]) -> nn.Module:
+    cls = routed_class(original)
+    return cls.__new__(cls)
+
+
+def _visible(self: nn.Module) -> list[nn.Module]:
+    return [m for name, m in self._modules.items() if name != CONTAINER and m is not None]
+
+
+def _iterate(self: nn.Module) -> Any:
+    return iter(_visible(self))
+
+
+def _length(self: nn.Module) -> int:
+    return len(_visible(self))
+
+
+def _item(self: nn.Module, index: int | slice) -> Any:
+    chosen = _visible(self)[index]
+    if not isinstance(chosen, list):
+        return chosen
+    original = original_class(self)
+    return original(*chosen) if issubclass(original, nn.Sequential) else original(chosen)

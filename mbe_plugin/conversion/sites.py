@@ -1,0 +1,44 @@
+"""What calibration knows of a model: plain data, made once and used for any number of conversions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from mbe_plugin.conversion.frames import UnitSpec
+from mbe_plugin.operators import Statistics
+
+
+@dataclass
+class Site:
+    """One call site: where, which operator, and what its neurons saw.
+
+    ``static`` is what the operator is made with; ``dims`` the contracted dimension per operand; ``coded`` the operands that
+    arrived as spike trains at every call; ``shared`` names, for a role, the earlier site and role that encodes the very same tensor.
+    """
+
+    path: str
+    label: str
+    op: str
+    static: dict[str, Any] = field(default_factory=dict)
+    dims: dict[str, int] = field(default_factory=dict)
+    coded: frozenset[str] = frozenset()
+    roles: dict[str, Statistics] = field(default_factory=dict)
+    shared: dict[str, tuple[str, str]] = field(default_factory=dict)
+    unit: UnitSpec | None = None
+
+    @property
+    def name(self) -> str:
+        """path:label, as reports and patterns use it."""
+        return f"{self.path or '(root)'}:{self.label}"
+
+
+@dataclass
+class Calibration:
+    """The sites of a model, in the order in which they were first reached, and which inputs are activations."""
+
+    sites: list[Site]
+    inputs: dict[str, dict[str, int]]  # module path -> slot -> mark
+    batches: int
+    first_batch: tuple[tuple, dict[str, Any]]
+    model_class: str

@@ -1,0 +1,233 @@
+"""The neurons inside operators: first an observer of the ANN's values, then a calibrated MBE neuron."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from mbe_plugin.errors import CalibrationError, RangeWarning
+from mbe_plugin.fitting.functions import FUNCTIONS, Scalar
+from mbe_plugin.neuron.scaling import binary_exponent, compute_dtype, scale_by_power_of_two
+from mbe_plugin.neuron.tables import Tables
+from mbe_plugin.node import MBENode
+
+SAMPLES_PER_CALL = 8192
+SAMPLES_KEPT = 65536
+
+
+class NeuronFactory(Protocol):
+    """Makes the module that stands for one neuron of an operator.
+
+    role: its name within the operator. function: what it computes; a name of fitting.FUNCTIONS, or any other name
+    together with ``scalar``.
+    """
+
+    def __call__(self, role: str, function: str, scalar: Scalar | None = None) -> nn.Module: ...
+
+
+@dataclass
+class Statistics:
+    """What calibration saw at one neuron: plain data."""
+
+    low: float = float("inf")
+    high: float = float("-inf")
+    count: int = 0
+    channels: Tensor | None = None  # largest magnitude per entry of the contracted dimension
+    samples: list[Tensor] = field(default_factory=list)
+
+    @property
+    def magnitude(self) -> float:
+        """Largest magnitude seen."""
+        return max(abs(self.low), abs(self.high)) if self.count else 0.0
+
+    def sample(self) -> Tensor:
+        """The kept values, float32 [n]."""
+        return torch.cat(self.samples) if self.samples else torch.empty(0)
+
+    def update(self, x: Tensor, dim: int) -> None:
+        """Take in the finite values x [...]."""
+        if x.numel() == 0:
+            return
+        work = x.detach().to(torch.float32)
+        low, high = torch.aminmax(work)
+        self.low, self.high = min(self.low, low.item()), max(self.high, high.item())
+        self._update_channels(work, dim, first=self.count == 0)
+        self.count += work.numel()
+        stride = max(work.numel() // SAMPLES_PER_CALL, 1)
+        self.samples.append(work.reshape(-1)[::stride].cpu().clone())
+        if sum(s.numel() for s in self.samples) > SAMPLES_KEPT:
+            self.samples = [torch.cat(self.samples)[::2].clone()]
+
+    def _update_channels(self, work: Tensor, dim: int, *, first: bool) -> None:
+        if work.dim() == 0:
+            return
+        others = [d for d in range(work.dim()) if d != dim % work.dim()]
+        largest = work.abs().amax(dim=others).cpu() if others else work.abs().cpu()
+        if first:
+            self.channels = largest
+        elif self.channels is not None and self.channels.shape == largest.shape:
+            self.channels = torch.maximum(self.channels, largest)
+        else:
+            self.channels = None
+
+
+class Observer(nn.Module):
+    """Stands in for a neuron while calibration runs: the exact function, with statistics."""
+
+    def __init__(self, function: str, scalar: Scalar | None, site: str, role: str) -> None:
+        super().__init__()
+        self.function, self.site, self.role = function, site, role
+        self.scalar = scalar or FUNCTIONS[function].scalar
+        self.statistics = Statistics()
+
+    def forward(self, x: Tensor, dim: int = -1, where: Tensor | None = None) -> Tensor:
+        """f(x), after x (only the elements in ``where``) has been recorded."""
+        seen = x if where is None else x[where]
+        if not bool(torch.isfinite(seen).all()):
+            bad = seen[~torch.isfinite(seen)].reshape(-1)[0].item()
+            raise CalibrationError(
+                f"calibration met {bad} at {self.site} ({self.role}); remove the batch or mend the model, the range of "
+                "a neuron must be finite"
+            )
+        self.statistics.update(seen, dim)
+        return self.scalar(x)
+
+
+class RangeNotice:
+    """Warns once per converted network that values left a calibrated range."""
+
+    def __init__(self) -> None:
+        self.given = False
+
+    def give(self, site: str, role: str, low: float, high: float, value: float) -> None:
+        """Warn, unless it was done before."""
+        if self.given:
+            return
+        self.given = True
+        warnings.warn(
+            f"{site} ({role}) met {value:g}, outside its calibrated range [{low:g}, {high:g}]; such values are counted "
+            "in mbe_plugin.report(snn); calibrate with data like yours. Said once per network",
+            RangeWarning,
+            stacklevel=2,
+        )
+
+
+class CalibratedNode(MBENode):
+    """An MBE neuron of a converted network: always in step_mode 's', counts values outside its range.
+
+    ``calibrated`` [2] is the range it was fitted for. ``seen`` and ``outside`` count elements since the
+    last ``reset_counts``; NaN counts as outside. ``site`` and ``role`` say where it stands.
+    """
+
+    site = ""
+    role = ""
+
+    calibrated: Tensor
+    seen: Tensor
+    outside: Tensor
+
+    def __init__(
+        self, tables: Tables, reduction: str, low: float, high: float, function: str, fit_error: float
+    ) -> None:
+        super().__init__(tables, reduction)
+        self.register_buffer("calibrated", torch.tensor([low, high], dtype=torch.float32))
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64), persistent=False)
+        self.register_buffer("outside", torch.zeros((), dtype=torch.int64), persistent=False)
+        self.function = function
+        self.fit_error = fit_error
+        self.spike_listener: Callable[[Tensor, int, int], None] | None = None
+        self.notice = RangeNotice()
+
+    def forward(self, x: Tensor, dim: int = -1, where: Tensor | None = None) -> Tensor:
+        """Decoded value of x; ``where`` marks the elements that take part (others are not counted)."""
+        self.count_range(x, where)
+        if self.spike_listener is not None:
+            taking_part = x if where is None else x[where]
+            counts, exponents = self.spike_counts(taking_part)
+            self.spike_listener(counts, exponents, taking_part.numel())
+        return self.single_step_forward(x)
+
+    def count_range(self, x: Tensor, where: Tensor | None) -> None:
+        """Add x to ``seen`` and its values beyond the calibrated range to ``outside``."""
+        value = x.detach()
+        if value.numel() == 0:
+            return
+        low, high = self.calibrated.unbind()
+        eager = not torch.compiler.is_compiling()
+        if eager:
+            self.seen += value.numel() if where is None else where.sum()
+            if value.device.type == "cpu" and where is None:
+                smallest, largest = torch.aminmax(value)
+                if bool((smallest >= low) & (largest <= high)):
+                    return
+        beyond = ~((value >= low) & (value <= high))
+        if where is not None:
+            beyond &= where
+        self.outside += beyond.sum()
+        if eager and value.device.type == "cpu" and not self.notice.given and bool(beyond.any()):
+            self.notice.give(self.site, self.role, low.item(), high.item(), value[beyond][0].item())
+
+    def reset_counts(self) -> None:
+        """Forget ``seen`` and ``outside``."""
+        self.seen.zero_()
+        self.outside.zero_()
+
+    @property
+    def scale(self) -> str:
+        """Where the power-of-two scale comes from."""
+        return "element" if self.reduction.kind != "none" else "range"
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "spike_listener": None}
+
+
+class SharedScaleNode(CalibratedNode):
+    """An identity whose power-of-two scale is shared: per token (from the data), channel or tensor (calibrated).
+
+    The tables live on magnitudes [0, 1), routed by binary exponent; a value at or above the shared
+    scale saturates.
+    """
+
+    exponents: Tensor
+
+    def __init__(self, tables: Tables, statistics: Statistics, scale: str, margin: float) -> None:
+        limit = statistics.magnitude * (1 + margin)
+        super().__init__(tables, "none", -limit, limit, "identity", 2.0**-tables.time_steps)
+        self.shared = scale
+        reach = torch.tensor(statistics.magnitude) if scale != "channel" else statistics.channels
+        if reach is None:
+            raise CalibrationError("scale 'channel' needs inputs with a fixed number of channels")
+        exponents = binary_exponent((reach * (1 + margin)).clamp_min(1e-30).to(torch.float32))
+        self.register_buffer("exponents", exponents)
+
+    @property
+    def scale(self) -> str:
+        """Where the power-of-two scale comes from."""
+        return self.shared
+
+    def forward(self, x: Tensor, dim: int = -1, where: Tensor | None = None) -> Tensor:
+        """Decoded value of x, scaled along ``dim``, the contracted dimension."""
+        self.count_range(x, where)
+        work = x.to(compute_dtype(x))
+        exponent = self._exponent(work, dim)
+        reduced = scale_by_power_of_two(work, -exponent)
+        if self.spike_listener is not None:
+            taking_part = reduced if where is None else reduced[where]
+            counts, _ = self.spike_counts(taking_part)
+            sent = exponent.numel() if self.shared == "token" else 0
+            self.spike_listener(counts, sent, taking_part.numel())
+        return scale_by_power_of_two(self.single_step_forward(reduced), exponent).to(x.dtype)
+
+    def _exponent(self, work: Tensor, dim: int) -> Tensor:
+        if self.shared == "token":
+            return binary_exponent(work.abs().amax(dim=dim, keepdim=True))
+        if self.shared == "tensor" or work.dim() == 0:
+            return self.exponents
+        shape = [1] * work.dim()
+        shape[dim] = -1
+        return self.exponents.reshape(shape)

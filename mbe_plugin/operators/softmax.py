@@ -1,0 +1,114 @@
+"""Softmax by spikes (METHOD eq. 13): 2^x neuron, accumulated sum, 1/x neuron, product."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mbe_plugin.operators.base import SpikingOperator
+from mbe_plugin.operators.neuron import NeuronFactory
+from mbe_plugin.operators.unary import LOG2_E
+
+DEEPEST = -125.0  # 2^-125 of the row's largest is where a weight is sent no more
+
+
+class Softmax(SpikingOperator):
+    """p_ij = 2^z_ij * (1 / sum_j 2^z_ij) with z = (x - c) log2 e, c a whole power of two at the row's maximum.
+
+    The shift c is a whole number in log2 units, so it only moves exponents and any tiling of the row gives the
+    same result. Masked entries (-inf) send no spikes; a row masked throughout gives zeros.
+    """
+
+    exact_parts = "the row maximum, the row sum"
+
+    def __init__(self, make: NeuronFactory) -> None:
+        super().__init__()
+        self.exp2 = make("exp2", "exp2")
+        self.reciprocal = make("reciprocal", "reciprocal")
+
+    def numerators(self, x: Tensor, dim: int) -> Tensor:
+        """2^z, the read-outs of the 2^x neuron, zero where masked."""
+        lowest = torch.finfo(x.dtype).min
+        log2 = (x * LOG2_E).clamp_min(lowest)  # finite masks stay finite, as in the ANN
+        shift = torch.ceil(log2.detach().amax(dim=dim, keepdim=True))
+        z = log2 - shift
+        sent = (z > DEEPEST) & (x != -torch.inf)
+        # a NaN score must stay visible, so only masked entries are set to zero
+        y = self.exp2(torch.where(sent | z.isnan(), z, 0.0), where=sent)
+        return torch.where(sent | z.isnan(), y, 0.0)
+
+    def inverse_sum(self, numerators: Tensor, dim: int) -> Tensor:
+        """1 / sum by the reciprocal neuron; 0 for a row without any weight."""
+        total = numerators.sum(dim=dim, keepdim=True)
+        empty = total == 0
+        inverse = self.reciprocal(torch.where(empty, 1.0, total), where=~empty)
+        return torch.where(empty, 0.0, inverse)
+
+    def forward(
+        self, input: Tensor, dim: int = -1, _stacklevel: int = 3, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """softmax(input) along dim, as torch.nn.functional.softmax."""
+        out_dtype = dtype or input.dtype
+        x = input.to(torch.float64 if out_dtype == torch.float64 else torch.float32)
+        numerators = self.numerators(x, dim)
+        return (numerators * self.inverse_sum(numerators, dim)).to(out_dtype)
+
+
+class Attention(SpikingOperator):
+    """softmax(q k^T * scale + mask) v: two products of activations around a softmax by spikes.
+
+    The 2^x neuron's own train meets v's train; the row's 1/sum multiplies the encoded result, so no attention
+    weight is encoded twice. Called like torch.nn.functional.scaled_dot_product_attention.
+    """
+
+    exact_parts = "the mask, the row maximum, the row sum"
+
+    def __init__(self, make: NeuronFactory, coded: frozenset[str] = frozenset()) -> None:
+        super().__init__()
+        self.query = nn.Identity() if "query" in coded else make("query", "identity")
+        self.key = nn.Identity() if "key" in coded else make("key", "identity")
+        self.value = nn.Identity() if "value" in coded else make("value", "identity")
+        self.softmax = Softmax(make)
+        self.mixed = make("mixed", "identity")
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        """query [..., L, E], key [..., S, E], value [..., S, V] -> [..., L, V]."""
+        q, k, v = _encode(self.query, query, -1), _encode(self.key, key, -1), _encode(self.value, value, -2)
+        if enable_gqa:
+            groups = q.shape[-3] // k.shape[-3]
+            k, v = k.repeat_interleave(groups, dim=-3), v.repeat_interleave(groups, dim=-3)
+        scale = query.shape[-1] ** -0.5 if scale is None else scale
+        wide = torch.float64 if q.dtype == torch.float64 else torch.float32
+        scores = (q.to(wide) * scale) @ k.to(wide).transpose(-2, -1)
+        scores = _masked(scores, attn_mask, is_causal)
+        weights = self.softmax.numerators(scores, -1)
+        inverse = self.softmax.inverse_sum(weights, -1)
+        if dropout_p:
+            weights = torch.dropout(weights, dropout_p, True)
+        return (self.mixed(weights @ v.to(wide)) * inverse).to(query.dtype)
+
+
+def _encode(encoder: nn.Module, x: Tensor, dim: int) -> Tensor:
+    return x if isinstance(encoder, nn.Identity) else encoder(x, dim)
+
+
+def _masked(scores: Tensor, mask: Tensor | None, is_causal: bool) -> Tensor:
+    if is_causal:
+        rows, columns = scores.shape[-2:]
+        keep = torch.ones(rows, columns, dtype=torch.bool, device=scores.device).tril()
+        scores = scores.masked_fill(~keep, -torch.inf)
+    if mask is None:
+        return scores
+    if mask.dtype == torch.bool:
+        return scores.masked_fill(~mask, -torch.inf)
+    return scores + mask
