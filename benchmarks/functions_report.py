@@ -81,8 +81,8 @@ def _targets(rows: list[Row], bounds: dict) -> str:
         + (
             "\n'best N lines' bounds one binary code per segment, whatever T is; a ramp that ends inside its "
             "segment (a silent tail, an edge moved by the search) may pass it. For the identity it "
-            "is the relative error. rsqrt_octave serves [0.5, 2) by one table of [0.5, 1) and a factor for odd "
-            "exponents.\n"
+            "is the relative error. rsqrt_octave serves [0.5, 2) by one table of [0.5, 1) and a factor for "
+            "odd exponents.\n"
         )
     )
 
@@ -121,7 +121,8 @@ def _published(rows: list[Row]) -> str:
         + table
         + (
             "\nPublished family: the paper's five numbers per basis, a leading alpha per basis, one "
-            "constant, split by sign where the domain holds both (its bases count). Strict: one alpha, no split.\n"
+            "constant, split by sign where the domain holds both (its bases count). Strict: one alpha, no "
+            "split.\n"
         )
     )
 

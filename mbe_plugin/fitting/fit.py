@@ -77,7 +77,8 @@ def fit(
         published = family in VARIANTS
         make = published_identity(low, high, time_steps, bases) if published else None
         return Fit(known, (low, high), make or identity_tables(time_steps, bases), family, samples)
-    grid = _grid(known, low, high, samples, many=family == "curved")
+    points = 8192 if family == "curved" else 4096 if search else 2048
+    grid = _grid(known, low, high, samples, points)
     tables = _tables(grid, known, time_steps, bases, family, search, budget)
     return Fit(known, (low, high), tables, family, samples)
 
@@ -102,14 +103,14 @@ def _tables(
     return routed_tables(grid, segments, time_steps, budget, curved=family == "curved")
 
 
-def _grid(known: StandardFunction, low: float, high: float, samples: Tensor | None, many: bool) -> Grid:
+def _grid(known: StandardFunction, low: float, high: float, samples: Tensor | None, points: int) -> Grid:
     check_elementwise(known.scalar, low, high, known.name)
 
     def scalar(x: Array) -> Array:
         return evaluate(known.scalar, torch.from_numpy(x), known.name).numpy()
 
     values = None if samples is None else _finite_samples(samples)
-    return focused_grid(scalar, low, high, values, points=8192 if many else 4096)
+    return focused_grid(scalar, low, high, values, points)
 
 
 def _resolve(function: str | Callable[[Tensor], Tensor] | nn.Module) -> StandardFunction:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -101,13 +102,13 @@ def evaluate(scalar: Scalar, x: Tensor, name: str) -> Tensor:
 
 def check_elementwise(scalar: Scalar, low: float, high: float, name: str) -> None:
     """ValueError unless scalar commutes with a permutation and ignores an element's neighbours."""
-    x = torch.linspace(low, high, 33, dtype=torch.float64)
-    order = torch.arange(33).roll(7).flip(0)
-    y = evaluate(scalar, x, name)
-    shuffled = evaluate(scalar, x[order], name)
-    alone = evaluate(scalar, x[5:6], name)
-    same = torch.allclose(shuffled, y[order], rtol=1e-6, atol=1e-9)
-    if not (same and torch.allclose(alone, y[5:6], rtol=1e-6, atol=1e-9)):
+    x = np.linspace(low, high, 33)
+    order = np.roll(np.arange(33), 7)[::-1]
+    y, shuffled, alone = (
+        evaluate(scalar, torch.from_numpy(part.copy()), name).numpy() for part in (x, x[order], x[5:6])
+    )
+    same = np.allclose(shuffled, y[order], rtol=1e-6, atol=1e-9)
+    if not (same and np.allclose(alone, y[5:6], rtol=1e-6, atol=1e-9)):
         raise ValueError(
             f"{name} is not elementwise: an output changes with the other inputs; an MBE neuron fits "
             "functions of one number"
