@@ -40,7 +40,8 @@ class MBENode(base.MemoryModule):
     ``bias`` [B]; ``breakpoints``).
     reduction: name of the range reduction around the tables: 'none', 'identity', 'reciprocal', 'sqrt',
     'rsqrt', 'sqrt_octave', 'rsqrt_octave' (mantissa by spikes, exponent sent beside) or 'exp2' (fraction by
-    spikes). Around tables that are not mirrored, those with a mantissa serve x >= 0; a negative input reads NaN.
+    spikes). Around tables that are not mirrored, those with a mantissa serve x >= 0; negative inputs read
+    NaN.
     simulate: 'closed' (integer arithmetic, for halving tables; others always take the loop) or 'steps'.
     Gradients go through the step loop with this instance's own surrogate function (default Sigmoid).
 

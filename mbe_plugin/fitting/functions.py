@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Scalar = Callable[[Tensor], Tensor]
-NARROWEST = 2**14  # least width of a domain over its magnitude, inverted: float32 must tell cells apart
+NARROWEST = 2**20  # least width of a domain over its magnitude, inverted: float32 must tell cells apart
 
 
 @dataclass(frozen=True)
