@@ -80,8 +80,8 @@ def _targets(rows: list[Row], bounds: dict) -> str:
         + _table(head, lines)
         + (
             "\n'best N lines' bounds one binary code per segment, whatever T is; a ramp that ends inside its "
-            "segment (a silent tail, an edge moved by the search) may pass it. For the identity it "
-            "is the relative error. rsqrt_octave serves [0.5, 2) by one table of [0.5, 1) and a factor for "
+            "segment (a silent tail, an edge moved by the search) may pass it. The identity's figure "
+            "is its relative error. rsqrt_octave serves [0.5, 2) by one table of [0.5, 1) and a factor for "
             "odd exponents.\n"
         )
     )
