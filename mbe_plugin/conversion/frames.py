@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from mbe_plugin.conversion.catalogue import RULES, Call, Rule
-from mbe_plugin.conversion.decompose import DECOMPOSITIONS, LOSSES
+from mbe_plugin.conversion.catalogue import ORDINARY, SPELLINGS, Call, Rule, Spelling
 from mbe_plugin.conversion.marks import (
     ACTIVATION,
     CODED,
@@ -111,23 +111,20 @@ class WatchedForward(TorchFunctionMode):
         kwargs = {} if kwargs is None else kwargs
         if SLOT.inside_operator:
             return func(*args, **kwargs)
-        name = getattr(func, "__name__", "")
-        if name == "__get__":
-            return self._property(func, args)
-        rule = RULES.get(name)
-        if rule is not None:
-            call = rule.bind(func, args, kwargs)
+        spelling = SPELLINGS.get(func, ORDINARY)
+        if spelling.rule is not None:
+            call = spelling.rule.bind(spelling, args, kwargs)
             if call is not None:
-                return self._site(rule, call, lambda: func(*args, **kwargs))
-        elif name in DECOMPOSITIONS and any(is_activation(t) for _, t in tensors_of((args, kwargs))):
-            return self._decomposed(name, args, kwargs)
-        elif name in LOSSES:
+                return self._site(spelling.rule, call, lambda: func(*args, **kwargs))
+        elif spelling.decomposition is not None and any(is_activation(t) for _, t in tensors_of((args, kwargs))):
+            return self._decomposed(spelling, args, kwargs)
+        elif spelling.is_loss:
             return inside_operator(lambda: func(*args, **kwargs))
         out = func(*args, **kwargs)
-        if name == "embedding":
+        if func is F.embedding:
             mark(out, ACTIVATION)
-        else:
-            propagate(name, args, kwargs, out)
+        elif not spelling.shape_only:
+            propagate(args, kwargs, out, moves=spelling.moves, writes=spelling.writes)
         return out
 
     def at_site(self, rule: Rule, call: Call, label: str, exact: Callable[[], Any]) -> Any:
@@ -138,14 +135,8 @@ class WatchedForward(TorchFunctionMode):
         """What a module that is one operator returns; exact() runs the module itself."""
         raise NotImplementedError
 
-    def at_entry(self, frame: Frame, arguments: list[tuple[str, Tensor]]) -> None:
-        """Called when a frame begins, with its tensor arguments."""
-
-    def _property(self, func: Callable, args: tuple) -> Any:
-        out = func(*args)
-        if isinstance(out, Tensor) and is_activation(args[0]):
-            mark(out, CODED if getattr(args[0], "_mbe_mark", CONSTANT) == CODED else ACTIVATION)
-        return out
+    def at_entry(self, frame: Frame, names: tuple[str, ...], args: tuple, kwargs: dict[str, Any]) -> None:
+        """Called when a frame begins, with its parameters' names and its arguments."""
 
     def _site(self, rule: Rule, call: Call, exact: Callable[[], Any]) -> Any:
         label = self.frames[-1].label(rule.label(call))
@@ -162,12 +153,13 @@ class WatchedForward(TorchFunctionMode):
             mark(out, to)
         return out
 
-    def _decomposed(self, name: str, args: tuple, kwargs: dict[str, Any]) -> Any:
+    def _decomposed(self, spelling: Spelling, args: tuple, kwargs: dict[str, Any]) -> Any:
+        assert spelling.decomposition is not None
         try:
             with self:
-                return DECOMPOSITIONS[name](*args, **kwargs)
+                return spelling.decomposition(*args, **kwargs)
         except NotImplementedError as missing:
-            place = self.frames[-1].sites.site(name)
+            place = self.frames[-1].sites.site(spelling.name)
             raise UnsupportedOperatorError(f"{place}: no spiking form for {missing}") from missing
 
 
@@ -304,7 +296,7 @@ def _framed(
     kwargs: dict,
 ) -> Any:
     frame = Frame(sites, module, method)
-    mode.at_entry(frame, slots(names, args, kwargs))
+    mode.at_entry(frame, names, args, kwargs)
     mode.frames.append(frame)
     try:
         if sites.unit is not None and method == "forward" and len(args) == 1 and not kwargs:
