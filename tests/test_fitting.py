@@ -121,6 +121,14 @@ def test_flat_tails_send_no_spikes():
         assert found.errors_on(torch.linspace(20, 39, 100)).spikes == 0
 
 
+def test_the_sparer_end_of_a_segment_is_coded():
+    samples = 0.97 + 0.03 * torch.rand(500, generator=torch.Generator().manual_seed(2))
+    found = fit("exp2", None, 12, 1, samples=samples)
+    plain = fit("exp2", None, 12, 1, samples=samples, search=False)
+    assert found.spikes_per_element < 0.75 * plain.spikes_per_element
+    assert found.sample_mean_squared_error < 1.2 * plain.sample_mean_squared_error
+
+
 def test_the_octave_table_serves_both_octaves_and_all_exponents():
     found = fit("rsqrt_octave", None, 16, 8)
     node = found.node()
