@@ -39,8 +39,9 @@ class MBENode(base.MemoryModule):
     tables: the neuron's numbers (buffers ``th``, ``r``, ``d`` [T, N]; ``w``, ``offset``, ``gain`` [N];
     ``bias`` [B]; ``breakpoints``).
     reduction: name of the range reduction around the tables: 'none', 'identity', 'reciprocal', 'sqrt',
-    'rsqrt' (mantissa by spikes, exponent sent beside) or 'exp2' (fraction by spikes). Around tables that are
-    not mirrored, those with a mantissa serve x >= 0; a negative input reads NaN.
+    'rsqrt', 'sqrt_octave', 'rsqrt_octave' (mantissa by spikes, exponent sent beside) or 'exp2' (fraction by
+    spikes). Around tables that are not mirrored, those with a mantissa serve x >= 0; negative inputs read
+    NaN.
     simulate: 'closed' (integer arithmetic, for halving tables; others always take the loop) or 'steps'.
     Gradients go through the step loop with this instance's own surrogate function (default Sigmoid).
 
@@ -189,7 +190,7 @@ class MBENode(base.MemoryModule):
     @property
     def _one_sided(self) -> bool:
         # tables of one sign around a mantissa have nothing to say of the other
-        return self.reduction.kind == "exponent" and not self.mirrored
+        return self.reduction.kind in ("exponent", "octave") and not self.mirrored
 
     def _takes_closed_form(self) -> bool:
         return self.simulate == "closed" and self.halving
