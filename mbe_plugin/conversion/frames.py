@@ -91,6 +91,7 @@ class _Slot(threading.local):
         self.mode: WatchedForward | None = None
         self.next_mode: WatchedForward | None = None
         self.inside_operator = False
+        self.refused: str | None = None  # the composite without a spiking form that is running, for the audit
 
 
 SLOT = _Slot()
@@ -118,9 +119,13 @@ class WatchedForward(TorchFunctionMode):
         if rule is not None:
             call = rule.bind(func, args, kwargs)
             if call is not None:
+                if kwargs.get("out") is not None:
+                    raise UnsupportedOperatorError(
+                        f"{self.frames[-1].sites.site(rule.label(call))} writes into out=; assign the result instead"
+                    )
                 return self._site(rule, call, lambda: func(*args, **kwargs))
         elif name in DECOMPOSITIONS and any(is_activation(t) for _, t in tensors_of((args, kwargs))):
-            return self._decomposed(name, args, kwargs)
+            return self._decomposed(func, name, args, kwargs)
         elif name in LOSSES:
             return inside_operator(lambda: func(*args, **kwargs))
         out = func(*args, **kwargs)
@@ -149,10 +154,6 @@ class WatchedForward(TorchFunctionMode):
 
     def _site(self, rule: Rule, call: Call, exact: Callable[[], Any]) -> Any:
         label = self.frames[-1].label(rule.label(call))
-        if "out" in call.kwargs:
-            raise UnsupportedOperatorError(
-                f"{self.frames[-1].sites.site(label)} writes into out=; assign the result instead"
-            )
         out = self.at_site(rule, call, label, exact)
         to = CODED if rule.coded else ACTIVATION
         if call.target is not None:
@@ -162,13 +163,22 @@ class WatchedForward(TorchFunctionMode):
             mark(out, to)
         return out
 
-    def _decomposed(self, name: str, args: tuple, kwargs: dict[str, Any]) -> Any:
+    def _decomposed(self, func: Callable, name: str, args: tuple, kwargs: dict[str, Any]) -> Any:
         try:
             with self:
                 return DECOMPOSITIONS[name](*args, **kwargs)
         except NotImplementedError as missing:
-            place = self.frames[-1].sites.site(name)
-            raise UnsupportedOperatorError(f"{place}: no spiking form for {missing}") from missing
+            return self._refused(str(missing), lambda: func(*args, **kwargs))
+
+    def _refused(self, name: str, exact: Callable[[], Any]) -> Any:
+        """The exact result of a composite without a spiking form; the audit reports it under this name."""
+        SLOT.refused = name
+        try:
+            out = exact()
+        finally:
+            SLOT.refused = None
+        mark(out, ACTIVATION)
+        return out
 
 
 Watch = Callable[[str, SpikingOperator, Any, Callable[[], Any]], None]
@@ -191,7 +201,7 @@ class Router(WatchedForward):
             raise UnseenSiteError(unseen(sites.site(label)))
         operator = sites.operators[label]
         if operator is None:
-            return exact()
+            return inside_operator(exact)
         return self._run(sites.site(label), operator, lambda: rule.run(operator, call, self.memo), exact)
 
     def at_unit(self, frame: Frame, x: Tensor, exact: Callable[[], Any]) -> Any:

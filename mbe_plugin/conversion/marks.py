@@ -32,6 +32,9 @@ MOVEMENT = frozenset(
     "double half bfloat16 type_as t unfold pixel_shuffle pixel_unshuffle get cpu cuda".split()
 )
 
+# functions whose second argument gives a shape, a dtype or a device, but no values
+LIKE = frozenset("expand_as view_as reshape_as type_as to".split())
+
 
 def level(value: object) -> int:
     """CONSTANT, ACTIVATION or CODED; anything but a marked tensor is CONSTANT."""
@@ -72,10 +75,10 @@ def tensors_of(value: Any, slot: str = "") -> Iterator[tuple[str, Tensor]]:
 
 def propagate(name: str, args: tuple, kwargs: dict[str, Any], out: Any) -> None:
     """Mark what a function without a spiking form returned, or wrote into."""
-    highest, lowest = _levels(args, kwargs)
+    stem = name.strip("_")
+    highest, lowest = _levels(args[:1], {}) if stem in LIKE else _levels(args, kwargs)
     if highest == CONSTANT:
         return
-    stem = name.strip("_")
     if stem in SHAPE_ONLY or name in SHAPE_ONLY:
         return
     to = CODED if stem in MOVEMENT and lowest == CODED else ACTIVATION
