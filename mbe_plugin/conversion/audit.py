@@ -95,7 +95,8 @@ class Audit(TorchDispatchMode):
         """Run func, follow the activations through it, and note what it was."""
         kwargs = kwargs or {}
         active = sum(1 for t in _floating((args, kwargs)) if self._is_activation(t))
-        out = func(*args, **kwargs)
+        with torch._C.DisableTorchFunction():  # or the router would see what ordinarily is hidden from it
+            out = func(*args, **kwargs)
         namespace, name = func._schema.name.split("::")
         name = name[:-1] if name.endswith("_") and not name.endswith("__") else name
         if active or name == "embedding":

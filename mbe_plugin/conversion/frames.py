@@ -97,6 +97,12 @@ class _Slot(threading.local):
 SLOT = _Slot()
 
 
+def _name_of(function: Callable) -> str:
+    """Name of a torch function; none for other libraries' operators, whose names may be torch's by chance."""
+    qualified = getattr(function, "_qualified_op_name", "aten::")
+    return getattr(function, "__name__", "") if qualified.startswith("aten::") else ""
+
+
 class WatchedForward(TorchFunctionMode):
     """The walk; subclasses decide what happens at a site."""
 
@@ -112,7 +118,7 @@ class WatchedForward(TorchFunctionMode):
         kwargs = {} if kwargs is None else kwargs
         if SLOT.inside_operator:
             return func(*args, **kwargs)
-        name = getattr(func, "__name__", "")
+        name = _name_of(func)
         if name == "__get__":
             return self._property(func, args)
         rule = RULES.get(name)
