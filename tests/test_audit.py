@@ -104,7 +104,7 @@ def test_the_ways_that_are_refused_and_those_that_are_routed() -> None:
             convert(hidden_between_layers(HIDDEN[way]), [tokens()])
         except UnsupportedOperatorError:
             refused.add(way)
-    assert refused == {"overload", "custom", "vmap"}
+    assert refused == {"packet", "overload", "custom", "vmap"}
 
 
 @scripting

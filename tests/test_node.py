@@ -136,6 +136,14 @@ def test_both_modes_agree_on_what_is_not_finite(name: str) -> None:
     assert not decoded[0].isfinite(), "NaN must not come out finite"
 
 
+@pytest.mark.parametrize("name", FUNCTION)
+def test_what_sends_no_spikes_arrives_whole_at_step_0(name: str) -> None:
+    x = torch.tensor([math.inf, -math.inf, math.nan])
+    sequence = reduced_node(name).weighted_spikes(x)
+    assert_same_bits(sequence[0], reduced_node(name)(x))
+    assert torch.equal(sequence[1:], torch.zeros(11, 3))
+
+
 @pytest.mark.parametrize("steps", [1, 7, 9])
 def test_a_wrong_leading_dimension_is_a_value_error(steps: int) -> None:
     node = MBENode(make_tables("published", 8), step_mode="m")
@@ -243,6 +251,17 @@ def test_any_shape_and_layout(name: str, shape: tuple[int, ...], layout: str) ->
 @given(st.integers(1, 20), st.sampled_from([2, 4, 8, 16, 32]), st.floats(width=32))
 def test_the_identity_is_the_same_by_bits_and_by_steps(time_steps: int, bases: int, value: float) -> None:
     node, x = MBENode(identity_tables(time_steps, bases), "identity"), torch.tensor([value])
+    by_bits = node(x)
+    node.simulate = "steps"
+    assert_same_bits(node(x), by_bits)
+
+
+@pytest.mark.parametrize(
+    ("time_steps", "bases"), [(20, 8), (20, 16), (20, 32), (19, 16), (19, 32), (16, 128), (16, 512), (1, 2)]
+)
+def test_the_identity_is_the_same_where_float32_runs_out_of_bits(time_steps: int, bases: int) -> None:
+    node = MBENode(identity_tables(time_steps, bases), "identity")
+    x = torch.cat([inputs(node), torch.rand(1000) - 0.5])
     by_bits = node(x)
     node.simulate = "steps"
     assert_same_bits(node(x), by_bits)

@@ -15,7 +15,15 @@ from torch import Tensor, nn
 from mbe_plugin.conversion.batches import as_call
 from mbe_plugin.conversion.build import make_operator
 from mbe_plugin.conversion.catalogue import Call, MultilinearRule, QuotientRule, Rule
-from mbe_plugin.conversion.frames import Frame, ModuleSites, UnitSpec, WatchedForward, inside_operator, watched_by
+from mbe_plugin.conversion.frames import (
+    Frame,
+    ModuleSites,
+    UnitSpec,
+    WatchedForward,
+    inside_operator,
+    slots,
+    watched_by,
+)
 from mbe_plugin.conversion.marks import ACTIVATION, CODED, level, mark
 from mbe_plugin.conversion.probe import find_units
 from mbe_plugin.conversion.sites import Calibration, Site, structure_of
@@ -40,10 +48,10 @@ class Recorder(WatchedForward):
         self._encoded.clear()
         self.memo = Memo()
 
-    def at_entry(self, frame: Frame, arguments: list[tuple[str, Tensor]]) -> None:
+    def at_entry(self, frame: Frame, names: tuple[str, ...], args: tuple, kwargs: dict[str, Any]) -> None:
         """Remember which inputs of a module are activations, for calls that enter there from outside."""
         known = self.inputs.setdefault(frame.sites.path, {})
-        for slot, tensor in arguments:
+        for slot, tensor in slots(names, args, kwargs):
             key = f"{frame.method}({slot})"
             known[key] = max(known.get(key, 0), level(tensor))
 

@@ -84,12 +84,15 @@ def refuse_foreign_modules(path: str, module: nn.Module) -> None:
 
 
 def _own_methods(original: type) -> dict[str, FunctionType]:
-    """Public methods written by the model's authors, nearest class first, and always forward."""
+    """Public methods written by the model's authors, nearest class first, and always forward.
+
+    Text generation is a loop around the forward: its sampling softmax is no part of the network.
+    """
     found: dict[str, FunctionType] = {}
     for cls in original.__mro__:
-        foreign = (cls.__module__ + ".").startswith(_FOREIGN)
+        foreign = (cls.__module__ + ".").startswith(_FOREIGN) or "Generation" in cls.__name__[-16:]
         for name, member in vars(cls).items():
-            wanted = name == "forward" or not (foreign or name.startswith("_"))
+            wanted = name == "forward" or not (foreign or name.startswith(("_", "generate")))
             if wanted and name not in found and isinstance(member, FunctionType):
                 found[name] = member
     return found
