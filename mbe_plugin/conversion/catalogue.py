@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mbe_plugin.conversion.decompose import DECOMPOSITIONS, LOSSES
-from mbe_plugin.conversion.marks import MOVEMENT, SHAPE_ONLY, is_activation
+from mbe_plugin.conversion.marks import LIKE, MOVEMENT, SHAPE_ONLY, is_activation
 from mbe_plugin.fitting.functions import Scalar
 
 Operands = dict[str, Tensor]
@@ -36,6 +36,7 @@ class Spelling:
     is_loss: bool = False
     moves: bool = False
     shape_only: bool = False
+    like: bool = False
 
 
 @dataclass(frozen=True)
@@ -126,11 +127,22 @@ class UnaryRule(Rule):
         if not is_activation(x):
             return None
         assert isinstance(x, Tensor)
+        named.pop("out", None)
         inplace = bool(named.pop("inplace", False)) or spelling.writes
+        if len(args) > 1 and isinstance(args[-1], bool):  # torch.nn.functional's last argument
+            args, inplace = args[:-1], args[-1]
         target = x if inplace else None
         static: dict[str, Any] = {str(i): _number(v) for i, v in enumerate(args[1:])}
         static |= {k: _number(v) for k, v in named.items()}
+        if any(isinstance(v, Tensor) for v in static.values()):
+            return None  # a function of more than one number; the audit names it
         return Call(spelling.plain, (x,), {}, {"input": x}, static=tuple(static.items()), target=target)
+
+    def label(self, call: Call) -> str:
+        """Its parameters are part of a site's name: the neuron of x^2 must not answer for x^3."""
+        op = "rpow" if call.pattern == "x" else self.op
+        values = [str(v) if k.isdigit() else f"{k}={v}" for k, v in call.static if (k, v) not in _PLAIN]
+        return f"{op}({','.join(values)})" if values else op
 
 
 @dataclass(frozen=True)
@@ -144,10 +156,6 @@ class PowerRule(UnaryRule):
         if is_activation(exponent) and not isinstance(base, Tensor):
             return Call(spelling.plain, (exponent,), {}, {"input": exponent}, "x", (("0", base),))
         return super().bind(spelling, args[:2], {})
-
-    def label(self, call: Call) -> str:
-        """See Rule."""
-        return "rpow" if call.pattern == "x" else self.op
 
 
 @dataclass(frozen=True)
@@ -251,6 +259,8 @@ class QuotientRule(Rule):
         return f"{self.op}({','.join(call.pattern)})"
 
 
+_PLAIN = (("approximate", "none"),)  # what a module writes out that is the function's own default
+
 _WEIGHTED = frozenset(
     "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d".split()
 )
@@ -337,6 +347,7 @@ def _spelling(name: str, function: Callable) -> Spelling:
         is_loss=name in LOSSES,
         moves=stem in MOVEMENT,
         shape_only=stem in SHAPE_ONLY or name in SHAPE_ONLY,
+        like=name in LIKE,
     )
 
 

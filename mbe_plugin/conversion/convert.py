@@ -18,7 +18,7 @@ from mbe_plugin.conversion.frames import ModuleSites, Router, inside_operator, w
 from mbe_plugin.conversion.marks import tensors_of
 from mbe_plugin.conversion.record import record
 from mbe_plugin.conversion.routed import CONTAINER, install
-from mbe_plugin.conversion.sites import Calibration, Site
+from mbe_plugin.conversion.sites import Calibration, Site, structure_of
 from mbe_plugin.operators.spikes import SpikeCounts, count_spikes
 from mbe_plugin.errors import ConversionError, UnsupportedOperatorError
 from mbe_plugin.fitting.functions import Scalar
@@ -241,13 +241,13 @@ def install_copy(model: nn.Module, copy: bool) -> tuple[nn.Module, dict[str, Mod
 
 
 def _check_same_model(work: nn.Module, calibration: Calibration) -> None:
-    paths = {path for path, _ in work.named_modules()}
-    missing = sorted({site.path for site in calibration.sites} - paths)
-    if missing or type(work).__name__ != calibration.model_class:
+    here, there = structure_of(work), calibration.structure
+    different = next((name for name in {**there, **here} if here.get(name) != there.get(name)), None)
+    if different is not None:
         raise ConversionError(
-            f"this calibration is of a {calibration.model_class}"
-            + (f" with a module {missing[0]!r}" if missing else "")
-            + f", not of this {type(work).__name__}; calibrate this model"
+            f"this calibration is of a {calibration.model_class} in which {different} is "
+            f"{there.get(different, 'absent')}, not of this {type(work).__name__}, where it is "
+            f"{here.get(different, 'absent')}; calibrate this model"
         )
 
 

@@ -92,6 +92,7 @@ class _Slot(threading.local):
         self.mode: WatchedForward | None = None
         self.next_mode: WatchedForward | None = None
         self.inside_operator = False
+        self.refused: str | None = None  # the composite without a spiking form that is running, for the audit
 
 
 SLOT = _Slot()
@@ -113,12 +114,17 @@ class WatchedForward(TorchFunctionMode):
         if SLOT.inside_operator:
             return func(*args, **kwargs)
         spelling = SPELLINGS.get(func, ORDINARY)
-        if spelling.rule is not None:
-            call = spelling.rule.bind(spelling, args, kwargs)
+        rule = spelling.rule
+        if rule is not None:
+            call = rule.bind(spelling, args, kwargs)
             if call is not None:
-                return self._site(spelling.rule, call, lambda: func(*args, **kwargs))
+                if kwargs.get("out") is not None:
+                    raise UnsupportedOperatorError(
+                        f"{self.frames[-1].sites.site(rule.label(call))} writes into out=; assign the result instead"
+                    )
+                return self._site(rule, call, lambda: func(*args, **kwargs))
         elif spelling.decomposition is not None and any(is_activation(t) for _, t in tensors_of((args, kwargs))):
-            return self._decomposed(spelling, args, kwargs)
+            return self._decomposed(spelling, args, kwargs, lambda: func(*args, **kwargs))
         elif spelling.is_loss:
             return inside_operator(lambda: func(*args, **kwargs))
         out = func(*args, **kwargs)
@@ -127,7 +133,9 @@ class WatchedForward(TorchFunctionMode):
         elif not spelling.shape_only:
             if torch.compiler.is_compiling() and spelling.moves and isinstance(out, (list, tuple)):
                 out = tuple([piece.view_as(piece) for piece in out])  # pieces of a tuple cannot be marked there
-            propagate(args, kwargs, out, moves=spelling.moves, writes=spelling.writes)
+            if spelling.like:  # the other arguments give a shape or a dtype, but no values
+                args = args[:1]
+            propagate(args, {} if spelling.like else kwargs, out, moves=spelling.moves, writes=spelling.writes)
         return out
 
     def at_site(self, rule: Rule, call: Call, label: str, exact: Callable[[], Any]) -> Any:
@@ -143,10 +151,6 @@ class WatchedForward(TorchFunctionMode):
 
     def _site(self, rule: Rule, call: Call, exact: Callable[[], Any]) -> Any:
         label = self.frames[-1].label(rule.label(call))
-        if "out" in call.kwargs:
-            raise UnsupportedOperatorError(
-                f"{self.frames[-1].sites.site(label)} writes into out=; assign the result instead"
-            )
         out = self.at_site(rule, call, label, exact)
         to = CODED if rule.coded else ACTIVATION
         if call.target is not None:
@@ -156,14 +160,25 @@ class WatchedForward(TorchFunctionMode):
             mark(out, to)
         return out
 
-    def _decomposed(self, spelling: Spelling, args: tuple, kwargs: dict[str, Any]) -> Any:
+    def _decomposed(
+        self, spelling: Spelling, args: tuple, kwargs: dict[str, Any], exact: Callable[[], Any]
+    ) -> Any:
         assert spelling.decomposition is not None
         try:
             with self:
                 return spelling.decomposition(*args, **kwargs)
         except NotImplementedError as missing:
-            place = self.frames[-1].sites.site(spelling.name)
-            raise UnsupportedOperatorError(f"{place}: no spiking form for {missing}") from missing
+            return self._refused(str(missing), exact)
+
+    def _refused(self, name: str, exact: Callable[[], Any]) -> Any:
+        """The exact result of a composite without a spiking form; the audit reports it under this name."""
+        SLOT.refused = name
+        try:
+            out = exact()
+        finally:
+            SLOT.refused = None
+        mark(out, ACTIVATION)
+        return out
 
 
 Watch = Callable[[str, SpikingOperator, Any, Callable[[], Any]], None]
@@ -186,7 +201,7 @@ class Router(WatchedForward):
             raise UnseenSiteError(unseen(sites.site(label)))
         operator = sites.operators[label]
         if operator is None:
-            return exact()
+            return inside_operator(exact)
         return self._run(sites.site(label), operator, lambda: rule.run(operator, call, self.memo), exact)
 
     def at_unit(self, frame: Frame, x: Tensor, exact: Callable[[], Any]) -> Any:

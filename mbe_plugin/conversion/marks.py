@@ -31,6 +31,9 @@ MOVEMENT = frozenset(
     "double half bfloat16 type_as t unfold pixel_shuffle pixel_unshuffle get cpu cuda".split()
 )
 
+# functions whose second argument gives a shape, a dtype or a device, but no values
+LIKE = frozenset("expand_as view_as reshape_as type_as to".split())
+
 
 def level(value: object) -> int:
     """CONSTANT, ACTIVATION or CODED; anything but a marked tensor is CONSTANT."""

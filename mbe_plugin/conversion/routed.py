@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mbe_plugin.conversion.frames import ModuleSites, run_frame
+from mbe_plugin.conversion.frames import SLOT, ModuleSites, run_frame
 from mbe_plugin.errors import ConversionError
 
 CONTAINER = "mbe"
@@ -102,10 +102,28 @@ def _own_methods(original: type) -> dict[str, FunctionType]:
 
 def _routed(name: str, method: Callable) -> Callable:
     names = tuple(inspect.signature(method).parameters)[1:]
+    if inspect.isgeneratorfunction(method) or inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method):
+        return _suspended(name, method)
 
     @functools.wraps(method)
     def wrapper(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         return run_frame(self, name, names, method, args, kwargs)
+
+    return wrapper
+
+
+def _suspended(name: str, method: Callable) -> Callable:
+    """A generator or coroutine: its body runs after the call has ended, where nothing would be routed."""
+
+    @functools.wraps(method)
+    def wrapper(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if SLOT.mode is None:
+            path = self._mbe_sites.path or "(root)"  # type: ignore[union-attr]  # set by install
+            raise ConversionError(
+                f"{path}.{name} is a generator or coroutine, in which nothing is routed; "
+                "call it from a method that calibration runs, or call the modules that it uses"
+            )
+        return method(self, *args, **kwargs)
 
     return wrapper
 

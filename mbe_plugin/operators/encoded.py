@@ -29,13 +29,18 @@ class Memo:
         """encoder(x, dim), or the same result again for the same tensor."""
         if torch.compiler.is_compiling():
             return encoder(x, dim)
-        version = -1 if x.is_inference() else x._version
+        version = version_of(x)
         if encoder is self.encoder and x is self.input and version == self.version and version >= 0:
             assert self.output is not None
             return self.output
         self.encoder, self.input, self.version = encoder, x, version
         self.output = encoder(x, dim)
         return self.output
+
+
+def version_of(x: Tensor) -> int:
+    """How often x was written into; -1 for inference tensors, which do not say."""
+    return -1 if x.is_inference() else x._version
 
 
 class EncodedCall(SpikingOperator):

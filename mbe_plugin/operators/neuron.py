@@ -96,7 +96,7 @@ class Observer(nn.Module):
 
     def forward(self, x: Tensor, dim: int = -1, where: Tensor | None = None) -> Tensor:
         """f(x), after x (only the elements in ``where``) has been recorded."""
-        seen = x if where is None else x[where]
+        seen = x if where is None else x[where | x.isnan()]
         if not bool(torch.isfinite(seen).all()):
             bad = seen[~torch.isfinite(seen)].reshape(-1)[0].item()
             raise CalibrationError(

@@ -28,6 +28,8 @@ class Softmax(SpikingOperator):
 
     def numerators(self, x: Tensor, dim: int) -> Tensor:
         """2^z, the read-outs of the 2^x neuron, zero where masked."""
+        if x.shape[dim] == 0:
+            return x  # rows without entries have no maximum
         lowest = torch.finfo(x.dtype).min
         log2 = (x * LOG2_E).clamp_min(lowest)  # finite masks stay finite, as in the ANN
         shift = torch.ceil(log2.detach().amax(dim=dim, keepdim=True))
