@@ -60,13 +60,13 @@ _NAMES: tuple[tuple[int, str], ...] = (
         """
         head_dim d_kv attention_head_size kv_channels qk_nope_head_dim qk_rope_head_dim v_head_dim d_head
         linear_key_head_dim linear_value_head_dim index_head_dim attention_head_dim state_size mamba_d_state
-        num_mel_bins global_head_dim
+        global_head_dim
         """,
     ),
     (
         16,
         """
-        q_lora_rank kv_lora_rank mamba_d_head mamba_headdim index_topk num_queries num_query_tokens
+        num_mel_bins q_lora_rank kv_lora_rank mamba_d_head mamba_headdim index_topk num_queries num_query_tokens
         o_lora_rank
         """,
     ),
