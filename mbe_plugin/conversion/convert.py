@@ -161,8 +161,8 @@ def _operator(work: nn.Module, site: Site, neuron: MakeNeuron) -> SpikingOperato
 def _nothing(calibration: Calibration, kept: dict[str, str]) -> str:
     if kept:
         return (
-            f"nothing to convert: all {len(kept)} sites of {calibration.model_class} are kept exact; check include, "
-            "exclude and linear_inputs"
+            f"nothing to convert: {calibration.model_class} has {len(kept)} sites, all kept exact; check include, exclude "
+            "and linear_inputs"
         )
     return (
         f"nothing to convert: no operator on activations was found in {calibration.model_class}; is the calibration "
