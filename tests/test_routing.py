@@ -146,6 +146,12 @@ def test_calling_forward_itself(snn: nn.Module) -> None:
     assert_same_bits(snn.forward(tokens()), snn(tokens()))
 
 
+def test_the_step_loop_gives_the_same_bits(ann: nn.Module, snn: nn.Module) -> None:
+    slow = spiking(ann, simulate="steps")
+    assert {m.simulate for m in slow.modules() if isinstance(m, CalibratedNode)} == {"steps"}
+    assert_same_bits(slow(tokens()), snn(tokens()))
+
+
 def test_under_no_grad_and_inference_mode(snn: nn.Module) -> None:
     want = snn(tokens())
     with torch.no_grad():
