@@ -290,6 +290,8 @@ def _rules() -> dict[str, Rule]:
     add(rules["matmul"], "__matmul__", "__rmatmul__")
     for name in ("mm", "bmm"):
         add(MultilinearRule(name, places=((0, "input", -1), (1, "mat2", -2))), name)
+    grouped = ((0, "mat_a", -1), (1, "mat_b", -2))  # one weight per expert, rows sorted by expert
+    add(MultilinearRule("grouped_mm", places=grouped), "grouped_mm", "_grouped_mm")
     add(MultilinearRule("mv", places=((0, "input", -1), (1, "vec", -1))), "mv")
     add(MultilinearRule("outer", places=((0, "input", -1), (1, "vec2", -1))), "outer", "ger")
     add(MultilinearRule("addmm", places=((1, "mat1", -1), (2, "mat2", -2))), "addmm")

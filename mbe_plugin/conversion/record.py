@@ -99,7 +99,7 @@ class Recorder(WatchedForward):
         if not site.dims:
             return
         for operand in site.dims:
-            tensor, role = call.operands[operand], f"operand{operand}"
+            tensor, role = call.operands[operand], f"encoders.{operand}"
             version = version_of(tensor)
             twin = next((e for e in self._encoded if e[0] is tensor and e[1] == version >= 0), None)
             if twin is not None and twin[2] != site.name:

@@ -44,6 +44,8 @@ def routed_class(original: type[nn.Module]) -> type[nn.Module]:
         }
         members["__reduce_ex__"] = _reduce_ex
         members["_mbe_original"] = original
+        if hasattr(original, "save_pretrained"):
+            members["save_pretrained"] = _save_pretrained
         if issubclass(original, (nn.Sequential, nn.ModuleList)):
             members |= {"__iter__": _iterate, "__len__": _length, "__getitem__": _item}
         members["__module__"], members["__qualname__"] = original.__module__, original.__qualname__
@@ -130,6 +132,22 @@ def _reduce_ex(self: nn.Module, protocol: int) -> tuple:
     """Pickle and copy by the original class, which can be imported; the routed one is made again."""
     rest = super(type(self), self).__reduce_ex__(protocol)[2:]  # type: ignore[misc]  # object's own
     return (_blank, (original_class(self),), *rest)
+
+
+def _save_pretrained(self: nn.Module, save_directory: str, **kwargs: Any) -> Any:
+    """Write the original architecture's configuration and untouched weights, and the operators beside them.
+
+    ``mbe_plugin.load(save_directory)`` gives this network back, bit for bit;
+    ``AutoModel.from_pretrained(save_directory)`` gives the ANN.
+    """
+    from mbe_plugin.conversion.storage import save
+
+    weights = {k: v for k, v in self.state_dict().items() if not k.startswith(f"{CONTAINER}.")}
+    original = original_class(self).save_pretrained  # type: ignore[attr-defined]  # there, see routed_class
+    out = original(self, save_directory, **{"state_dict": weights, **kwargs})
+    if hasattr(self, "mbe_conversion"):
+        save(self, save_directory)
+    return out
 
 
 def _blank(original: type[nn.Module]) -> nn.Module:
