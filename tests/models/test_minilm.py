@@ -74,7 +74,7 @@ def test_it_agrees_with_the_ann(minilm: nn.Module, converted: dict, batch: Any, 
 
 
 def test_every_operator_is_spiking(converted: dict) -> None:
-    """Six layers of six Linears, an attention, two LayerNorms, a GELU; one more of some in embeddings and pooler."""
+    """Six layers: six Linears, an attention, two LayerNorms, a GELU; one more of some at both ends."""
     found = report(converted[16])
     kinds: dict[str, int] = {}
     for site in found.sites:
