@@ -20,10 +20,12 @@ from mbe_plugin.operators import CalibratedNode, SpikingOperator
 class NeuronReport:
     """One neuron of a site. fit_error: root mean square on the recorded values, or on the reduced interval.
 
+    site is whose neuron it is: another's, where both read the same tensor and share one train.
     spikes and exponents are per element, on the first calibration batch. outside: share of the values seen since
     the conversion (or the last reset_counts) that lay outside [low, high].
     """
 
+    site: str
     role: str
     function: str
     time_steps: int
@@ -67,7 +69,7 @@ class Report:
 
     def summary(self) -> str:
         """A few lines."""
-        neurons = [n for s in self.sites for n in s.neurons]
+        neurons = [n for s in self.sites for n in s.neurons if n.site == s.site]
         kinds = Counter(s.operator for s in self.sites)
         seen = sum(n.seen for n in neurons)
         outside = sum(n.outside * n.seen for n in neurons)
@@ -179,6 +181,7 @@ def _neuron_report(role: str, node: CalibratedNode, conversion: Conversion) -> N
     counted = conversion.spikes.neurons.get((node.site, node.role)) if conversion.spikes else None
     seen = int(node.seen)
     return NeuronReport(
+        site=node.site,
         role=role,
         function=node.function,
         time_steps=node.time_steps,
