@@ -12,9 +12,10 @@ from torch import nn
 from mbe_plugin.config import MBEConfig
 from mbe_plugin.conversion.catalogue import scalar_of
 from mbe_plugin.conversion.sites import Site
-from mbe_plugin.fitting import FUNCTIONS, Fit, fit
+from mbe_plugin.fitting import FUNCTIONS, Fit, fit, library
 from mbe_plugin.fitting.functions import Scalar
 from mbe_plugin.fitting.segments import identity_tables, shared_scale_tables
+from mbe_plugin.neuron.scaling import binary_exponent
 from mbe_plugin.neuron.tables import Tables, mirrored_tables
 from mbe_plugin.operators import (
     Attention,
@@ -56,7 +57,7 @@ def make_operator(site: Site, make: NeuronFactory, module_scalar: Scalar | None 
         numerator = make("numerator", "identity") if site.static["numerator"] else None
         return Quotient(numerator, make("reciprocal", "signed_reciprocal"))
     if site.dims:
-        encoders = {name: make(f"operand{name}", "identity") for name in site.dims if name not in site.coded}
+        encoders = {name: make(f"encoders.{name}", "identity") for name in site.dims if name not in site.coded}
         return EncodedCall(encoders, site.dims)
     return make_unary(site.op, site.static, make)
 
@@ -102,39 +103,67 @@ class NeuronBuilder:
         if function == "identity":
             return self._identity(statistics)
         if function in _REDUCED:
-            low, high = _reduced_range(function, statistics, self.config.margin)
-            tables, reduction, error = _reduced_tables(function, self.time_steps, self.bases)
+            low, high = _reduced_range(function, statistics)
+            tables, reduction, error = _reduced_tables(function, self.time_steps, self.bases, self.config.family)
             return CalibratedNode(tables, reduction, low, high, function, error)
-        low, high = _widened(statistics, self.config.margin)
-        found = _fitted(function, scalar, (low, high), self.time_steps, self.bases, statistics)
-        error = math.sqrt(found.sample_mean_squared_error)
-        return CalibratedNode(found.tables, "none", low, high, function, error)
+        found = self._fitted(function, scalar, statistics)
+        low, high = found.domain
+        errors = found.errors_on(statistics.sample().clamp(low, high))
+        return CalibratedNode(found.tables, "none", low, high, function, math.sqrt(errors.mean_squared))
+
+    def _fitted(self, function: str, scalar: Scalar | None, statistics: Statistics) -> Fit:
+        known = function if scalar is None else _Named(function, scalar)
+        if self.config.family == "published":  # on the recorded range, every part of it alike
+            domain = _widened(statistics, 0.0)
+            return fit(known, domain, self.time_steps, self.bases, family="published")
+        domain = _widened(statistics, self.config.margin)
+        return fit(known, domain, self.time_steps, self.bases, samples=statistics.sample())
 
     def _identity(self, statistics: Statistics) -> nn.Module:
         bases, scale = self.identity_bases, self.scale
+        if self.config.family == "published":
+            low, high = _widened(statistics, 0.0)
+            found = fit("identity", (low, high), self.time_steps, bases, family="published")
+            error = max(abs(low), abs(high)) * 2.0**-self.time_steps
+            return CalibratedNode(found.tables, "none", low, high, "identity", error)
         if scale == "channel" and statistics.channels is None:
             scale = "token"
         if scale != "element":
+            limit = statistics.magnitude * (1 + self.config.margin)
+            reach = statistics.channels if scale == "channel" else torch.tensor(statistics.magnitude)
+            assert reach is not None
+            exponents = binary_exponent((reach.float() * (1 + self.config.margin)).clamp_min(1e-30))
             tables = shared_scale_tables(self.time_steps, bases)
-            return SharedScaleNode(tables, statistics, scale, self.config.margin)
+            return SharedScaleNode(tables, scale, exponents, -limit, limit)
         limit = 2 * statistics.magnitude
         tables = identity_tables(self.time_steps, bases)
         error = 2.0**-self.time_steps / bases
         return CalibratedNode(tables, "identity", -limit, limit, "identity", error)
 
 
-_REDUCED = ("exp2", "reciprocal", "signed_reciprocal", "rsqrt", "sqrt")
+# function -> the one whose tables serve it: roots reuse one octave's table for both parities of the exponent
+_REDUCED = {
+    "exp2": "exp2",
+    "reciprocal": "reciprocal",
+    "signed_reciprocal": "reciprocal",
+    "rsqrt": "rsqrt_octave",
+    "sqrt": "sqrt_octave",
+}
 
 
 @functools.lru_cache(maxsize=256)
-def _reduced_tables(function: str, time_steps: int, bases: int) -> tuple[Tables, str, float]:
+def _reduced_tables(function: str, time_steps: int, bases: int, family: str) -> tuple[Tables, str, float]:
+    """Tables on the reduced interval, ready-made where the library has them; reduction and error."""
     signed = function == "signed_reciprocal"
-    found = fit("reciprocal" if signed else function, None, time_steps, max(bases // 2, 1) if signed else bases)
+    name = function if family == "published" and not signed else _REDUCED[function]
+    count = max(bases // 2, 1) if signed else bases
+    found = library.find(name, time_steps, count, family=family)
+    found = found or fit(name, None, time_steps, count, family=family)
     tables = mirrored_tables(found.tables) if signed else found.tables
     return tables, found.reduction, math.sqrt(found.mean_squared_error)
 
 
-def _reduced_range(function: str, statistics: Statistics, margin: float) -> tuple[float, float]:
+def _reduced_range(function: str, statistics: Statistics) -> tuple[float, float]:
     """Where inputs are expected; a reduced neuron is as accurate beyond, an exponent more is sent."""
     if function == "exp2":
         return min(DEEPEST - 1, statistics.low), statistics.high + 1
@@ -147,18 +176,6 @@ def _widened(statistics: Statistics, margin: float) -> tuple[float, float]:
     low, high = statistics.low, statistics.high
     reach = margin * max(high - low, 1e-3 * max(abs(low), abs(high)), 1e-6)
     return low - reach, high + reach
-
-
-def _fitted(
-    function: str,
-    scalar: Scalar | None,
-    domain: tuple[float, float],
-    time_steps: int,
-    bases: int,
-    statistics: Statistics,
-) -> Fit:
-    known = function if scalar is None else _Named(function, scalar)
-    return fit(known, domain, time_steps, bases, samples=statistics.sample())
 
 
 class _Named:

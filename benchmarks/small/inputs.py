@@ -1,0 +1,187 @@
+"""Inputs for a model from the signature of its forward."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.small.configs import IMAGE, VOCABULARY
+
+BATCH, LENGTH = 2, 12
+TEXT = ("input_ids", "attention_mask", "decoder_input_ids", "bbox")
+VISION = ("pixel_values", "pixel_values_videos", "pixel_mask", "image_grid_thw", "grid_thw", "image_sizes")
+AUDIO = ("input_features", "input_values", "audio_values")
+RESERVED = 20  # ids of special tokens are among the first and the last of the vocabulary
+
+Batch = dict[str, Any]
+
+
+def batches(model: nn.Module, config: Any, seeds: tuple[int, ...]) -> Iterator[tuple[str, list[Batch]]]:
+    """Ways to call the model, the fullest first: (what is given, one batch per seed)."""
+    parameters = inspect.signature(model.forward).parameters
+    required = [
+        n
+        for n, p in parameters.items()
+        if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and n != "self"
+    ]
+    main = getattr(model, "main_input_name", "input_ids")
+    tried: set[tuple] = set()
+    for group in ((*TEXT, *VISION, *AUDIO), TEXT, VISION, AUDIO, (main,), ()):
+        names = [n for n in parameters if n in group or n in required]
+        for variant in range(6):
+            made = [_batch(names, required, parameters, config, s, variant) for s in seeds]
+            key = tuple((n, tuple(v.shape)) for n, v in made[0].items() if isinstance(v, Tensor))
+            if key and key not in tried:
+                tried.add(key)
+                yield ", ".join(n for n, v in made[0].items() if isinstance(v, Tensor)), made
+
+
+def _batch(names: list, required: list, parameters: Any, config: Any, seed: int, variant: int) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    batch: Batch = {}
+    for name in names:
+        value = _value(name, config, generator, variant, name in required, parameters)
+        if value is not None:
+            batch[name] = value
+    if "use_cache" in parameters:
+        batch["use_cache"] = False
+    return batch
+
+
+def _value(
+    name: str, config: Any, generator: torch.Generator, variant: int, required: bool, parameters: Any
+) -> Tensor | None:
+    if name in ("input_ids", "decoder_input_ids", "text_input_ids", "qformer_input_ids", "context_input_ids"):
+        shape = (BATCH, LENGTH, _find(config, "num_codebooks", 2)) if variant == 5 else (BATCH, LENGTH)
+        return torch.randint(RESERVED, VOCABULARY - RESERVED, shape, generator=generator)
+    if name == "attention_mask":
+        return _mask(name, parameters)
+    if name == "bbox":
+        corner = torch.randint(0, 30, (BATCH, LENGTH, 2), generator=generator)
+        return torch.cat([corner, corner + 5], dim=-1)
+    if name in ("pixel_values", "pixel_values_videos", "images", "image", "x"):
+        return _pixels(name, config, generator, variant, required, parameters)
+    if name in ("image_grid_thw", "grid_thw"):
+        return torch.tensor([[1, 4, 4]] * BATCH) if required or variant else None
+    if name in ("input_features", "audio_features", "mel_spec", "spectrogram"):
+        return _features(config, generator, variant)
+    if name in ("input_values", "audio_values", "waveform"):
+        shapes = [(BATCH, 4000), (BATCH, 1, 4000), _spectrogram(config), (BATCH, 2, 4000)]
+        return torch.randn(shapes[variant % len(shapes)], generator=generator)
+    return _required(name, config, generator, variant) if required else None
+
+
+def _mask(name: str, parameters: Any) -> Tensor | None:
+    if "input_ids" not in parameters:
+        return None
+    mask = torch.ones(BATCH, LENGTH, dtype=torch.long)
+    mask[1:, LENGTH - 3 :] = 0
+    return mask
+
+
+def _pixels(
+    name: str, config: Any, generator: torch.Generator, variant: int, required: bool, parameters: Any
+) -> Tensor | None:
+    if name == "pixel_values_videos" and not required:
+        return None
+    size = _find(config, "image_size", IMAGE) or IMAGE
+    size = size if isinstance(size, int) else size[0]
+    channels = next(
+        (c for n in ("num_channels", "in_channels", "in_chans") if (c := _find(config, n, None))), 3
+    )
+    channels = channels if isinstance(channels, int) else channels[0]
+    if variant == 1 or name == "pixel_values_videos":
+        return torch.randn(
+            BATCH, _find(config, "num_frames", 2) or 2, channels, size, size, generator=generator
+        )
+    if variant == 2:
+        patch = _find(config, "patch_size", 16)
+        per_patch = (
+            channels * _find(config, "temporal_patch_size", 1) * patch * patch
+            if isinstance(patch, int)
+            else 1
+        )
+        return torch.randn(16 * BATCH, per_patch, generator=generator)
+    if variant == 3:
+        return torch.randn(BATCH, channels, 128, 128, generator=generator)
+    if variant == 4:
+        return torch.randn(BATCH, channels, 224, 224, generator=generator)
+    return torch.randn(BATCH, channels, size, size, generator=generator)
+
+
+def _features(config: Any, generator: torch.Generator, variant: int) -> Tensor:
+    names = (
+        "num_mel_bins",
+        "input_feat_per_channel",
+        "feature_projection_input_dim",
+        "input_dim",
+        "feat_dim",
+        "mel_bins",
+    )
+    width = next((v for n in names if (v := _find(config, n, None))), 80)
+    frames = 2 * (_find(config, "max_source_positions", None) or 20)
+    shapes = [(BATCH, width, frames), (BATCH, frames, width), (BATCH, 1, frames, width), (BATCH, frames, 80)]
+    return torch.randn(shapes[variant % len(shapes)], generator=generator)
+
+
+def _spectrogram(config: Any) -> tuple[int, ...]:
+    return BATCH, _find(config, "max_length", 64) or 64, _find(config, "num_mel_bins", 8) or 8
+
+
+def _required(name: str, config: Any, generator: torch.Generator, variant: int) -> Tensor | None:
+    """A guess at a required argument that has no entry above."""
+    width = next(
+        (v for n in ("hidden_size", "d_model", "dim", "n_embd") if (v := _find(config, n, None))), 32
+    )
+    width = width if isinstance(width, int) else width[0]
+    if name in (
+        "hidden_states",
+        "inputs_embeds",
+        "encoder_hidden_states",
+        "query_embeds",
+        "inputs",
+        "embeddings",
+    ):
+        if variant == 2:
+            patch = _find(config, "patch_size", 16)
+            patch = patch if isinstance(patch, int) else patch[0]
+            channels = next(
+                (c for n in ("in_channels", "in_chans", "num_channels") if (c := _find(config, n, None))), 3
+            )
+            return torch.randn(
+                16 * BATCH, channels * _find(config, "temporal_patch_size", 1) * patch**2, generator=generator
+            )
+        return torch.randn(BATCH, LENGTH, width, generator=generator)
+    if name in ("past_values", "past_observed_mask", "context_values"):
+        channels = _find(config, "num_input_channels", None) or _find(config, "input_size", 1)
+        length = next(
+            (v for n in ("context_length", "prompt_length", "seq_length") if (v := _find(config, n, None))),
+            32,
+        )
+        length += max(_find(config, "lags_sequence", None) or [0])
+        shape = (BATCH, length) if channels == 1 and variant else (BATCH, length, channels)
+        return torch.ones(shape) if name.endswith("mask") else torch.randn(shape, generator=generator)
+    if name in ("past_time_features", "future_time_features"):
+        length = _find(config, "context_length", 32) + max(_find(config, "lags_sequence", None) or [0])
+        length = length if name.startswith("past") else _find(config, "prediction_length", 1)
+        return torch.randn(BATCH, length, _find(config, "num_time_features", 1), generator=generator)
+    if name == "seq_len" or name == "interpolate_pos_encoding":
+        return None
+    return None
+
+
+def _find(config: Any, name: str, default: Any) -> Any:
+    """An attribute of the configuration or of its first sub-configuration that has it."""
+    value = getattr(config, name, None)
+    if value is not None:
+        return value
+    for sub in vars(config).values() if hasattr(config, "__dict__") else ():
+        if type(sub).__name__.endswith("Config") and sub is not config:
+            found = _find(sub, name, None)
+            if found is not None:
+                return found
+    return default

@@ -1,0 +1,179 @@
+"""Building small models with random weights: by transformers' model type, or timm's file name."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.small.configs import small
+from benchmarks.small.inputs import Batch, batches
+
+PARAMETERS = 60_000_000
+CALIBRATION_SEEDS, TEST_SEED = (1, 2), 3
+
+
+class NotBuiltError(Exception):
+    """The architecture could not be built small, or refuses our inputs; the message says why."""
+
+
+def entries() -> list[tuple[str, str]]:
+    """(library, name) of the whole denominator."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    return [("transformers", n) for n in CONFIG_MAPPING_NAMES] + [("timm", n) for n in _first_of_files()]
+
+
+def build(library: str, name: str) -> tuple[nn.Module, str, list[Batch]]:
+    """(model in eval mode with random weights, what it is given, batches for calibration and the test)."""
+    return _build_timm(_first_of_files()[name]) if library == "timm" else _build_transformers(name)
+
+
+def randomise(model: nn.Module) -> None:
+    """Weights of a size at which every branch counts, whatever the library's initialisation.
+
+    Matrices are rescaled to a standard deviation of 1 / sqrt(fan-in) where theirs is smaller (0.02 is usual),
+    constant ones are drawn; vectors (biases, gains, layer scales) get noise of 0.05.
+    """
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if not parameter.is_floating_point() or parameter.numel() == 0:
+                continue
+            noise = torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
+            if parameter.dim() < 2:
+                parameter.add_(0.05 * noise)
+                continue
+            wanted = parameter[0].numel() ** -0.5
+            spread = parameter.std().item()
+            if not spread > 1e-6:
+                parameter.add_(noise * wanted)
+            elif spread < wanted:
+                parameter.mul_(wanted / spread)
+
+
+def call(model: nn.Module, batch: Batch | Tensor) -> Any:
+    """The model's output; models that draw random numbers draw the same ones."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        return model(batch) if isinstance(batch, Tensor) else model(**batch)
+
+
+def _build_transformers(name: str) -> tuple[nn.Module, str, list[Batch]]:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    try:
+        config = small(CONFIG_MAPPING[name]())
+        make = _maker(config)
+        _refuse_large(make)
+        torch.manual_seed(0)
+        model = make().eval().float()
+    except NotBuiltError:
+        raise
+    except Exception as error:
+        raise NotBuiltError(_said(error)) from error
+    randomise(model)
+    return _called(model, batches(model, config, (*CALIBRATION_SEEDS, TEST_SEED)))
+
+
+def _maker(config: Any) -> Callable[[], nn.Module]:
+    """AutoModel, or the first model class of the architecture's own file that takes this configuration."""
+    from transformers import AutoModel
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING
+
+    if type(config) in MODEL_MAPPING:
+        return lambda: AutoModel.from_config(config)
+    modeling = importlib.import_module(type(config).__module__.replace(".configuration_", ".modeling_"))
+    for cls in vars(modeling).values():
+        if not inspect.isclass(cls) or getattr(cls, "config_class", None) is not type(config):
+            continue
+        if cls.__module__ == modeling.__name__ and "forward" in vars(cls):
+            return lambda: cls(config)
+    raise NotBuiltError(f"no model class takes a {type(config).__name__} alone")
+
+
+def _refuse_large(make: Callable[[], nn.Module]) -> None:
+    try:
+        with torch.device("meta"):
+            size = sum(p.numel() for p in make().parameters())
+    except Exception:  # not every constructor runs on the meta device; the memory limit guards those
+        return
+    if size > PARAMETERS:
+        raise NotBuiltError(f"still {size / 1e6:.0f} million parameters after shrinking")
+
+
+def _called(model: nn.Module, ways: Iterator[tuple[str, list[Batch]]]) -> tuple[nn.Module, str, list[Batch]]:
+    first: Exception | None = None
+    for given, made in ways:
+        try:
+            for batch in made:
+                call(model, batch)
+            return model, given, made
+        except Exception as error:
+            first = first or error
+    why = _said(first) if first else f"no inputs known for forward{inspect.signature(model.forward)}"
+    raise NotBuiltError(f"its forward refuses our inputs: {why}")
+
+
+TIMM_SIZES: list[dict[str, Any]] = [
+    {"img_size": 64, "depth": 2},
+    {"img_size": 64, "depths": (1, 1, 1, 1)},
+    {"img_size": 64, "depths": (1, 1, 1)},
+    {"img_size": 64, "layers": (1, 1, 1, 1)},
+    {"img_size": 64},
+    {"depths": (1, 1, 1, 1)},
+    {"depths": (1, 1, 1)},
+    {"layers": (1, 1, 1, 1)},
+    {"depth": 2},
+    {},
+]
+
+
+def _first_of_files() -> dict[str, str]:
+    from timm.models._registry import _model_entrypoints, _model_to_module
+
+    found: dict[str, str] = {}
+    for model in _model_entrypoints:
+        found.setdefault(_model_to_module[model], model)
+    return found
+
+
+def _build_timm(name: str) -> tuple[nn.Module, str, list[Batch]]:
+    import timm
+
+    first: Exception | None = None
+    for kwargs in TIMM_SIZES:
+        try:
+            torch.manual_seed(0)
+            model = timm.create_model(name, pretrained=False, num_classes=10, **kwargs).eval()
+        except Exception as error:
+            first = first or error
+            continue
+        size = sum(p.numel() for p in model.parameters())
+        if size > 2 * PARAMETERS:
+            raise NotBuiltError(f"{name}: still {size / 1e6:.0f} million parameters after shrinking")
+        randomise(model)
+        try:
+            return _called(model, _images(kwargs.get("img_size")))
+        except NotBuiltError as error:
+            first = error
+    raise NotBuiltError(f"{name}: {_said(first)}")
+
+
+def _images(size: int | None) -> Iterator[tuple[str, list[Any]]]:
+    for side in (size,) if size else (64, 128, 224, 256):
+        yield (
+            f"{side} x {side} pixels",
+            [
+                torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(s))
+                for s in (*CALIBRATION_SEEDS, TEST_SEED)
+            ],
+        )
+
+
+def _said(error: BaseException | None) -> str:
+    return f"{type(error).__name__}: {error}".replace("\n", " ")[:300]
