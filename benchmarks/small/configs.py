@@ -19,7 +19,8 @@ _NAMES: tuple[tuple[int, str], ...] = (
         hidden_channels decoder_hidden_dim fpn_hidden_size fusion_hidden_size output_dim encoder_hidden_dim
         decoder_hidden_dim qformer_hidden_size emb_dim text_projection_dim audio_hidden_size conv_dim
         speaker_embedding_dim hidden_width mlp_hidden_size mask_feature_size feature_size
-        backbone_hidden_size neck_hidden_size decoder_hidden_size d_inner_hid lru_width conv_stem_channels upsample_groups
+                backbone_hidden_size neck_hidden_size decoder_hidden_size d_inner_hid lru_width
+        conv_stem_channels upsample_groups
         out_channels proj_size output_channels vision_hidden_size bottleneck_features
         """,
     ),
@@ -66,7 +67,8 @@ _NAMES: tuple[tuple[int, str], ...] = (
     (
         16,
         """
-        num_mel_bins num_pos_feats q_lora_rank kv_lora_rank mamba_d_head mamba_headdim index_topk num_queries num_query_tokens
+                num_mel_bins num_pos_feats q_lora_rank kv_lora_rank mamba_d_head mamba_headdim index_topk
+        num_queries num_query_tokens
         o_lora_rank
         """,
     ),
