@@ -4,12 +4,13 @@ from typing import TYPE_CHECKING, Any
 
 from mbe_plugin.analysis import Report, report
 from mbe_plugin.config import MBEConfig
-from mbe_plugin.conversion import Calibration, calibrate, convert
+from mbe_plugin.conversion import Calibration, calibrate, convert, load, reset_counts, save
 from mbe_plugin.errors import (
     CalibrationError,
     ConversionError,
     MBEError,
     RangeWarning,
+    StorageError,
     UnseenSiteError,
     UnsupportedOperatorError,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "RangeWarning",
     "Report",
     "SpikeCounts",
+    "StorageError",
     "Tables",
     "UnseenSiteError",
     "UnsupportedOperatorError",
@@ -42,7 +44,10 @@ __all__ = [
     "convert",
     "count_spikes",
     "fit",
+    "load",
     "report",
+    "reset_counts",
+    "save",
 ]
 
 

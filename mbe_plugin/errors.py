@@ -23,3 +23,7 @@ class UnseenSiteError(MBEError, RuntimeError):
 
 class RangeWarning(UserWarning):
     """Values left the calibrated range; they were counted (see the report)."""
+
+
+class StorageError(MBEError, RuntimeError):
+    """A saved network cannot be written or read back: wrong model, missing or altered file, other format."""

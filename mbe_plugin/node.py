@@ -21,7 +21,7 @@ SIMULATIONS: tuple[Simulation, ...] = ("closed", "steps")
 FLOAT32_MANTISSA_BITS = 23
 
 # the method's symbols (eq. 4-8) name the buffers
-_BUFFER_OF = {"threshold": "th", "reset": "r", "intensity": "d", "weight": "w"}
+BUFFER_OF = {"threshold": "th", "reset": "r", "intensity": "d", "weight": "w"}
 
 
 class MBENode(base.MemoryModule):
@@ -39,8 +39,9 @@ class MBENode(base.MemoryModule):
     tables: the neuron's numbers (buffers ``th``, ``r``, ``d`` [T, N]; ``w``, ``offset``, ``gain`` [N];
     ``bias`` [B]; ``breakpoints``).
     reduction: name of the range reduction around the tables: 'none', 'identity', 'reciprocal', 'sqrt',
-    'rsqrt' (mantissa by spikes, exponent sent beside) or 'exp2' (fraction by spikes). Around tables that are
-    not mirrored, those with a mantissa serve x >= 0; a negative input reads NaN.
+    'rsqrt', 'sqrt_octave', 'rsqrt_octave' (mantissa by spikes, exponent sent beside) or 'exp2' (fraction by
+    spikes). Around tables that are not mirrored, those with a mantissa serve x >= 0; negative inputs read
+    NaN.
     simulate: 'closed' (integer arithmetic, for halving tables; others always take the loop) or 'steps'.
     Gradients go through the step loop with this instance's own surrogate function (default Sigmoid).
 
@@ -69,7 +70,7 @@ class MBENode(base.MemoryModule):
         if reduction not in REDUCTIONS:
             raise ValueError(f"reduction must be one of {sorted(REDUCTIONS)}, got {reduction!r}")
         for name, value in tables.as_dict().items():
-            self.register_buffer(_BUFFER_OF.get(name, name), value.clone())
+            self.register_buffer(BUFFER_OF.get(name, name), value.clone())
         self.mirrored = tables.mirrored
         self.distinct_outputs = tables.distinct_outputs
         self.reduction: Reduction = REDUCTIONS[reduction]
@@ -189,7 +190,7 @@ class MBENode(base.MemoryModule):
     @property
     def _one_sided(self) -> bool:
         # tables of one sign around a mantissa have nothing to say of the other
-        return self.reduction.kind == "exponent" and not self.mirrored
+        return self.reduction.kind in ("exponent", "octave") and not self.mirrored
 
     def _takes_closed_form(self) -> bool:
         return self.simulate == "closed" and self.halving
@@ -208,7 +209,7 @@ class MBENode(base.MemoryModule):
         return prepare(self._buffers_by_field(), like, mirrored=self.mirrored, halving=self.halving)
 
     def _buffers_by_field(self) -> dict[str, Tensor]:
-        return {name: getattr(self, _BUFFER_OF.get(name, name)) for name in TABLE_FIELDS}
+        return {name: getattr(self, BUFFER_OF.get(name, name)) for name in TABLE_FIELDS}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MBENode:
         # dtype conversions must not round the tables: follow the device, keep the float32 numbers

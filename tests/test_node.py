@@ -33,8 +33,11 @@ FUNCTION: dict[str, Callable[[Tensor], Tensor]] = {
     "reciprocal": torch.reciprocal,
     "sqrt": torch.sqrt,
     "rsqrt": torch.rsqrt,
+    "sqrt_octave": torch.sqrt,
+    "rsqrt_octave": torch.rsqrt,
     "exp2": torch.exp2,
 }
+ONE_SIGN = ("reciprocal", "sqrt", "rsqrt", "sqrt_octave", "rsqrt_octave")
 
 
 def chords(function: Callable[[Tensor], Tensor], low: float, high: float, time_steps: int) -> Tables:
@@ -47,7 +50,8 @@ def chords(function: Callable[[Tensor], Tensor], low: float, high: float, time_s
 def reduced_node(reduction: str, time_steps: int = 12) -> MBENode:
     if reduction == "identity":
         return MBENode(identity_tables(time_steps, 8), "identity")
-    low, high = {"reciprocal": (0.5, 1.0), "exp2": (0.0, 1.0)}.get(reduction, (0.5, 2.0))
+    octave = reduction == "reciprocal" or reduction.endswith("octave")
+    low, high = (0.0, 1.0) if reduction == "exp2" else (0.5, 1.0 if octave else 2.0)
     return MBENode(chords(FUNCTION[reduction], low, high, time_steps), reduction)
 
 
@@ -70,7 +74,7 @@ def inputs(node: MBENode, dtype: torch.dtype = torch.float32) -> Tensor:
 
 def ordinary(node: MBENode, dtype: torch.dtype = torch.float32) -> Tensor:
     """Values inside the domain of every function, none of them special."""
-    low = 0.3 if node.reduction.name in ("reciprocal", "sqrt", "rsqrt") else -3.0
+    low = 0.3 if node.reduction.name in ONE_SIGN else -3.0
     return torch.linspace(low, 3.7, 48, dtype=torch.float64).reshape(4, 3, 4).to(dtype)
 
 
@@ -134,6 +138,14 @@ def test_both_modes_agree_on_what_is_not_finite(name: str) -> None:
     assert torch.equal(finite, summed.isfinite())
     assert torch.equal(decoded[~finite & ~decoded.isnan()], summed[~finite & ~summed.isnan()])
     assert not decoded[0].isfinite(), "NaN must not come out finite"
+
+
+@pytest.mark.parametrize("name", FUNCTION)
+def test_what_sends_no_spikes_arrives_whole_at_step_0(name: str) -> None:
+    x = torch.tensor([math.inf, -math.inf, math.nan])
+    sequence = reduced_node(name).weighted_spikes(x)
+    assert_same_bits(sequence[0], reduced_node(name)(x))
+    assert torch.equal(sequence[1:], torch.zeros(11, 3))
 
 
 @pytest.mark.parametrize("steps", [1, 7, 9])
@@ -205,11 +217,11 @@ def test_both_simulations_give_the_reference_spikes_and_values(name: str, dtype:
     x, tables = inputs(node, dtype), node.tables()
     work = x.to(torch.float64 if dtype == torch.float64 else torch.float32)
     reduced, exponent, active = node.reduction.split(work)
-    if name in ("reciprocal", "sqrt", "rsqrt"):
+    if name in ONE_SIGN:
         active = active & (work > 0)
     spikes = reference_spikes(reduced, tables)
     want = node.reduction.restore(reference_decode(spikes, reduced, tables), exponent, active, work)
-    if name in ("reciprocal", "sqrt", "rsqrt"):
+    if name in ONE_SIGN:
         want = want.masked_fill(work < 0, math.nan)
     if active is not None:
         spikes = spikes * active
@@ -248,6 +260,17 @@ def test_the_identity_is_the_same_by_bits_and_by_steps(time_steps: int, bases: i
     assert_same_bits(node(x), by_bits)
 
 
+@pytest.mark.parametrize(
+    ("time_steps", "bases"), [(20, 8), (20, 16), (20, 32), (19, 16), (19, 32), (16, 128), (16, 512), (1, 2)]
+)
+def test_the_identity_is_the_same_where_float32_runs_out_of_bits(time_steps: int, bases: int) -> None:
+    node = MBENode(identity_tables(time_steps, bases), "identity")
+    x = torch.cat([inputs(node), torch.rand(1000) - 0.5])
+    by_bits = node(x)
+    node.simulate = "steps"
+    assert_same_bits(node(x), by_bits)
+
+
 def test_an_identity_with_an_altered_negative_side_is_not_taken_for_the_bit_trick() -> None:
     tables = identity_tables(6, 4)
     x = torch.linspace(-2.0, 2.0, 101)
@@ -260,7 +283,7 @@ def test_an_identity_with_an_altered_negative_side_is_not_taken_for_the_bit_tric
         assert_same_bits(fast, node(x))
 
 
-@pytest.mark.parametrize("name", ["reciprocal", "sqrt", "rsqrt"])
+@pytest.mark.parametrize("name", ONE_SIGN)
 def test_tables_of_one_sign_serve_no_negative_input(name: str) -> None:
     node = reduced_node(name)
     x = torch.tensor([-2.0, -1e-3, -1e30])

@@ -236,6 +236,18 @@ def test_any_shape_and_layout(name: str, shape: tuple[int, ...], layout: str) ->
     )
 
 
+@pytest.mark.parametrize("name", ["reciprocal", "sqrt", "rsqrt"])
+def test_an_infinite_derivative_of_the_limit_spoils_no_gradient(name: str) -> None:
+    reduction = REDUCTIONS[name]
+    x = torch.tensor([0.0, 1e-40, 1e-30, math.inf], requires_grad=True)
+    reduced, exponent, active = reduction.split(x)
+    restored = reduction.restore(reduced, exponent, active, x)
+    (gradient,) = torch.autograd.grad(restored.sum(), x)
+    # what sends no spikes reads a constant; elsewhere there are only the two shifts, of 1e-30 beyond 1e14
+    assert gradient[[0, 1, 3]].tolist() == [0.0, 0.0, 0.0]
+    assert gradient[2] > 1e14
+
+
 @pytest.mark.parametrize("name", FUNCTION)
 def test_gradients_pass_through_split_and_restore(name: str) -> None:
     x = torch.tensor([0.3, 1e-15, 2.0, 5e15, 40.0], requires_grad=True)

@@ -164,7 +164,7 @@ def test_one_number_off_the_halving_code_is_noticed(name: str) -> None:
     assert not dataclasses.replace(tables, **{name: changed}).halving
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 def test_tables_are_their_own_float32_numbers(dtype: torch.dtype) -> None:
     given_fields = {name: value.to(dtype) for name, value in fields().items()}
     tables = Tables(**given_fields)

@@ -2,5 +2,6 @@
 
 from mbe_plugin.conversion.convert import Conversion, calibrate, convert, reset_counts
 from mbe_plugin.conversion.sites import Calibration, Site
+from mbe_plugin.conversion.storage import load, save
 
-__all__ = ["Calibration", "Conversion", "Site", "calibrate", "convert", "reset_counts"]
+__all__ = ["Calibration", "Conversion", "Site", "calibrate", "convert", "load", "reset_counts", "save"]

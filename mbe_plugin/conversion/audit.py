@@ -36,6 +36,10 @@ LINEAR = frozenset(
     "_upsample_bicubic2d_aa upsample_linear1d upsample_trilinear3d lerp einsum addcmul addcdiv dropout "
     "native_dropout diff trace mkldnn_linear cumulative_trapezoid".split()
 )
+# whatever the walk sees of these it encodes, so one that is left over was hidden from it
+WEIGHTED = frozenset(
+    "mm addmm bmm baddbmm addbmm addmv mv dot vdot convolution _convolution mkldnn_linear einsum bilinear".split()
+)
 PRODUCTS = frozenset("mul mm bmm baddbmm addbmm addmm addmv mv dot addcmul convolution _convolution einsum".split())
 QUOTIENTS = frozenset("div addcdiv".split())
 EXACT = frozenset(
@@ -91,19 +95,25 @@ class Audit(TorchDispatchMode):
         """Run func, follow the activations through it, and note what it was."""
         kwargs = kwargs or {}
         active = sum(1 for t in _floating((args, kwargs)) if self._is_activation(t))
-        out = func(*args, **kwargs)
+        with torch._C.DisableTorchFunction():  # or the router would see what ordinarily is hidden from it
+            out = func(*args, **kwargs)
         namespace, name = func._schema.name.split("::")
         name = name[:-1] if name.endswith("_") and not name.endswith("__") else name
         if active or name == "embedding":
             self._follow(func, args, kwargs, out)
         mode = SLOT.mode
-        if active and mode is not None and not SLOT.inside_operator and mode.frames:
-            self._note(mode.frames[-1].sites.path or "(root)", namespace, name, args, active)
+        if active and not SLOT.inside_operator:
+            path = mode.frames[-1].sites.path or "(root)" if mode and mode.frames else "(hooks of the root)"
+            self._note(path, namespace, name, args, active)
         return out
 
     def _note(self, path: str, namespace: str, name: str, args: tuple, active: int) -> None:
         key = (path, name if namespace == "aten" else f"{namespace}::{name}")
-        if namespace not in ("aten", "prims"):
+        if SLOT.refused is not None:
+            self.findings.unsupported[path, SLOT.refused] = 1
+        elif name in WEIGHTED:
+            self.findings.unsupported[path, f"{name} on an input that no neuron encodes"] += 1
+        elif namespace not in ("aten", "prims"):
             self.findings.unsupported[key] += 1
         elif name in EXACT:
             self.findings.exact[key] += 1

@@ -15,6 +15,7 @@ from mbe_plugin.conversion.sites import Site
 from mbe_plugin.fitting import FUNCTIONS, Fit, fit
 from mbe_plugin.fitting.functions import Scalar
 from mbe_plugin.fitting.segments import identity_tables, shared_scale_tables
+from mbe_plugin.neuron.scaling import binary_exponent
 from mbe_plugin.neuron.tables import Tables, mirrored_tables
 from mbe_plugin.operators import (
     Attention,
@@ -56,7 +57,7 @@ def make_operator(site: Site, make: NeuronFactory, module_scalar: Scalar | None 
         numerator = make("numerator", "identity") if site.static["numerator"] else None
         return Quotient(numerator, make("reciprocal", "signed_reciprocal"))
     if site.dims:
-        encoders = {name: make(f"operand{name}", "identity") for name in site.dims if name not in site.coded}
+        encoders = {name: make(f"encoders.{name}", "identity") for name in site.dims if name not in site.coded}
         return EncodedCall(encoders, site.dims)
     return make_unary(site.op, site.static, make)
 
@@ -115,8 +116,12 @@ class NeuronBuilder:
         if scale == "channel" and statistics.channels is None:
             scale = "token"
         if scale != "element":
+            limit = statistics.magnitude * (1 + self.config.margin)
+            reach = statistics.channels if scale == "channel" else torch.tensor(statistics.magnitude)
+            assert reach is not None
+            exponents = binary_exponent((reach.float() * (1 + self.config.margin)).clamp_min(1e-30))
             tables = shared_scale_tables(self.time_steps, bases)
-            return SharedScaleNode(tables, statistics, scale, self.config.margin)
+            return SharedScaleNode(tables, scale, exponents, -limit, limit)
         limit = 2 * statistics.magnitude
         tables = identity_tables(self.time_steps, bases)
         error = 2.0**-self.time_steps / bases

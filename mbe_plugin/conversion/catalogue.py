@@ -14,10 +14,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mbe_plugin.conversion.marks import is_activation
+from mbe_plugin.conversion.decompose import DECOMPOSITIONS, LOSSES
+from mbe_plugin.conversion.marks import LIKE, MOVEMENT, SHAPE_ONLY, is_activation
 from mbe_plugin.fitting.functions import Scalar
 
 Operands = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """What one of torch's many functions is to the walk.
+
+    plain: the function itself, or for one that works in place (writes) its out-of-place twin.
+    """
+
+    name: str
+    plain: Callable[..., Any]
+    writes: bool = False
+    rule: Rule | None = None
+    decomposition: Callable[..., Any] | None = None
+    is_loss: bool = False
+    moves: bool = False
+    shape_only: bool = False
+    like: bool = False
 
 
 @dataclass(frozen=True)
@@ -40,7 +59,7 @@ class Rule:
     op: str
     coded: bool = False
 
-    def bind(self, function: Callable, args: tuple, kwargs: dict[str, Any]) -> Call | None:
+    def bind(self, spelling: Spelling, args: tuple, kwargs: dict[str, Any]) -> Call | None:
         """The call as a site, or None when no activation is concerned."""
         raise NotImplementedError
 
@@ -57,21 +76,21 @@ class Rule:
 class FirstOperand(Rule):
     """softmax, layer_norm, ...: a site when the first argument is an activation."""
 
-    def bind(self, function: Callable, args: tuple, kwargs: dict[str, Any]) -> Call | None:
+    def bind(self, spelling: Spelling, args: tuple, kwargs: dict[str, Any]) -> Call | None:
         """See Rule."""
         x = args[0] if args else kwargs.get("input", kwargs.get("self"))
         if not is_activation(x):
             return None
-        return Call(function, args, kwargs, {"input": x})
+        return Call(spelling.plain, args, kwargs, {"input": x})
 
 
 @dataclass(frozen=True)
 class SoftmaxRule(FirstOperand):
     """torch spells softmax's dtype in three ways."""
 
-    def bind(self, function: Callable, args: tuple, kwargs: dict[str, Any]) -> Call | None:
+    def bind(self, spelling: Spelling, args: tuple, kwargs: dict[str, Any]) -> Call | None:
         """See Rule."""
-        call = super().bind(function, args, kwargs)
+        call = super().bind(spelling, args, kwargs)
         if call is None:
             return None
         values = {f"_{i}": v for i, v in enumerate(args)} | kwargs
@@ -79,20 +98,20 @@ class SoftmaxRule(FirstOperand):
         dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
         if dim is None:
             dim = 0 if call.operands["input"].dim() in (0, 1, 3) else 1
-        return Call(function, (call.operands["input"],), {"dim": dim, "dtype": dtype}, call.operands)
+        return Call(spelling.plain, (call.operands["input"],), {"dim": dim, "dtype": dtype}, call.operands)
 
 
 @dataclass(frozen=True)
 class AttentionRule(Rule):
     """scaled_dot_product_attention."""
 
-    def bind(self, function: Callable, args: tuple, kwargs: dict[str, Any]) -> Call | None:
+    def bind(self, spelling: Spelling, args: tuple, kwargs: dict[str, Any]) -> Call | None:
         """See Rule."""
         names = ("query", "key", "value")
         operands = {n: args[i] if i < len(args) else kwargs[n] for i, n in enumerate(names)}
         if not any(is_activation(t) for t in operands.values()):
             return None
-        return Call(function, args, kwargs, operands)
+        return Call(spelling.plain, args, kwargs, operands)
 
 
 @dataclass(frozen=True)
@@ -101,35 +120,42 @@ class UnaryRule(Rule):
 
     coded: bool = True
 
-    def bind(self, function: Callable, args: tuple, kwargs: dict[str, Any]) -> Call | None:
+    def bind(self, spelling: Spelling, args: tuple, kwargs: dict[str, Any]) -> Call | None:
         """See Rule."""
         named = dict(kwargs)
         x = args[0] if args else named.pop("input", None)
         if not is_activation(x):
             return None
         assert isinstance(x, Tensor)
-        inplace = bool(named.pop("inplace", False)) or writes(function)
+        named.pop("out", None)
+        inplace = bool(named.pop("inplace", False)) or spelling.writes
+        if len(args) > 1 and isinstance(args[-1], bool):  # torch.nn.functional's last argument
+            args, inplace = args[:-1], args[-1]
         target = x if inplace else None
         static: dict[str, Any] = {str(i): _number(v) for i, v in enumerate(args[1:])}
         static |= {k: _number(v) for k, v in named.items()}
-        return Call(function, (x,), {}, {"input": x}, static=tuple(static.items()), target=target)
+        if any(isinstance(v, Tensor) for v in static.values()):
+            return None  # a function of more than one number; the audit names it
+        return Call(spelling.plain, (x,), {}, {"input": x}, static=tuple(static.items()), target=target)
+
+    def label(self, call: Call) -> str:
+        """Its parameters are part of a site's name: the neuron of x^2 must not answer for x^3."""
+        op = "rpow" if call.pattern == "x" else self.op
+        values = [str(v) if k.isdigit() else f"{k}={v}" for k, v in call.static if (k, v) not in _PLAIN]
+        return f"{op}({','.join(values)})" if values else op
 
 
 @dataclass(frozen=True)
 class PowerRule(UnaryRule):
     """x ** p and, with the activation in the exponent, base ** x (op 'rpow')."""
 
-    def bind(self, function: Callable, args: tuple, kwargs: dict[str, Any]) -> Call | None:
+    def bind(self, spelling: Spelling, args: tuple, kwargs: dict[str, Any]) -> Call | None:
         """See Rule."""
         args = (*args, *(kwargs[k] for k in ("exponent", "other") if k in kwargs))
         base, exponent = args[:2]
         if is_activation(exponent) and not isinstance(base, Tensor):
-            return Call(function, (exponent,), {}, {"input": exponent}, "x", (("0", base),))
-        return super().bind(function, args[:2], {})
-
-    def label(self, call: Call) -> str:
-        """See Rule."""
-        return "rpow" if call.pattern == "x" else self.op
+            return Call(spelling.plain, (exponent,), {}, {"input": exponent}, "x", (("0", base),))
+        return super().bind(spelling, args[:2], {})
 
 
 @dataclass(frozen=True)
@@ -142,21 +168,21 @@ class MultilinearRule(Rule):
     places: tuple[tuple[int, str, int], ...] = ()
     least: int = 1
 
-    def bind(self, function: Callable, args: tuple, kwargs: dict[str, Any]) -> Call | None:
+    def bind(self, spelling: Spelling, args: tuple, kwargs: dict[str, Any]) -> Call | None:
         """See Rule."""
         operands: Operands = {}
         for position, keyword, _ in self.places:
             value = args[position] if position < len(args) else kwargs.get(keyword)
             if isinstance(value, Tensor):
                 operands[str(position)] = value
-        return self._call(function, args, kwargs, operands)
+        return self._call(spelling, args, kwargs, operands)
 
-    def _call(self, function: Callable, args: tuple, kwargs: dict, operands: Operands) -> Call | None:
+    def _call(self, spelling: Spelling, args: tuple, kwargs: dict, operands: Operands) -> Call | None:
         pattern = "".join("a" if is_activation(t) else "w" for t in operands.values())
         if pattern.count("a") < self.least:
             return None
-        target = args[0] if writes(function) else None
-        return Call(out_of_place(function), args, kwargs, operands, pattern, target=target)
+        target = args[0] if spelling.writes else None
+        return Call(spelling.plain, args, kwargs, operands, pattern, target=target)
 
     def dims(self, call: Call) -> dict[str, int]:
         """Contracted dimension per operand."""
@@ -193,11 +219,11 @@ class MultilinearRule(Rule):
 class EinsumRule(MultilinearRule):
     """einsum(equation, *operands) or einsum(equation, [operands])."""
 
-    def bind(self, function: Callable, args: tuple, kwargs: dict[str, Any]) -> Call | None:
+    def bind(self, spelling: Spelling, args: tuple, kwargs: dict[str, Any]) -> Call | None:
         """See Rule."""
         listed = args[1] if len(args) > 1 and isinstance(args[1], (list, tuple)) else args[1:]
         operands = {str(i + 1): t for i, t in enumerate(listed)}
-        return self._call(function, (args[0], *listed), kwargs, operands)
+        return self._call(spelling, (args[0], *listed), kwargs, operands)
 
     def dims(self, call: Call) -> dict[str, int]:
         """See MultilinearRule."""
@@ -214,7 +240,7 @@ class QuotientRule(Rule):
 
     reflected: bool = False
 
-    def bind(self, function: Callable, args: tuple, kwargs: dict[str, Any]) -> Call | None:
+    def bind(self, spelling: Spelling, args: tuple, kwargs: dict[str, Any]) -> Call | None:
         """See Rule."""
         a, b = args[0], args[1] if len(args) > 1 else kwargs.get("other")
         if self.reflected:
@@ -226,12 +252,14 @@ class QuotientRule(Rule):
         if is_activation(a):
             operands["0"] = a
         pattern = "aa" if "0" in operands else "wa"
-        return Call(function, (a, b), {}, operands, pattern, target=args[0] if writes(function) else None)
+        return Call(spelling.plain, (a, b), {}, operands, pattern, target=args[0] if spelling.writes else None)
 
     def label(self, call: Call) -> str:
         """See Rule."""
         return f"{self.op}({','.join(call.pattern)})"
 
+
+_PLAIN = (("approximate", "none"),)  # what a module writes out that is the function's own default
 
 _WEIGHTED = frozenset(
     "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d".split()
@@ -291,23 +319,6 @@ def _spellings(name: str) -> tuple[str, ...]:
     return name, f"{name}_", f"__{name}__", f"__r{name}__", f"__i{name}__"
 
 
-def writes(function: Callable) -> bool:
-    """Whether a torch function works in place, by its name."""
-    name = getattr(function, "__name__", "")
-    return (name.endswith("_") and not name.endswith("__")) or name in _IN_PLACE_DUNDERS
-
-
-_IN_PLACE_DUNDERS = frozenset("__imul__ __idiv__ __itruediv__ __ipow__ __iadd__ __isub__ __imatmul__".split())
-
-
-def out_of_place(function: Callable) -> Callable:
-    """mul for mul_ and __imul__; any other function itself."""
-    if not writes(function):
-        return function
-    stem = function.__name__.strip("_")
-    return getattr(torch.Tensor, stem.removeprefix("i") if function.__name__.startswith("__") else stem)
-
-
 def _number(value: Any) -> Any:
     """A one-element constant tensor as a number, so that it can be part of a function."""
     if isinstance(value, Tensor) and value.numel() == 1 and not is_activation(value):
@@ -316,6 +327,49 @@ def _number(value: Any) -> Any:
 
 
 RULES: dict[str, Rule] = _rules()
+
+
+_IN_PLACE_DUNDERS = frozenset(
+    "__iadd__ __isub__ __imul__ __idiv__ __itruediv__ __ipow__ __imatmul__ __setitem__".split()
+)
+
+
+def _spelling(name: str, function: Callable) -> Spelling:
+    writes = name in _IN_PLACE_DUNDERS or (name.endswith("_") and not name.endswith("__"))
+    stem = name.strip("_")
+    plain = function
+    if writes and name != "__setitem__":
+        plain = getattr(torch.Tensor, stem.removeprefix("i") if name.startswith("__") else stem, function)
+    return Spelling(
+        name,
+        plain,
+        writes,
+        RULES.get(name),
+        DECOMPOSITIONS.get(name),
+        is_loss=name in LOSSES,
+        moves=stem in MOVEMENT,
+        shape_only=stem in SHAPE_ONLY or name in SHAPE_ONLY,
+        like=name in LIKE,
+    )
+
+
+def _all_spellings() -> dict[Callable, Spelling]:
+    """By function object, as torch.compile can look it up; only functions that are something to the walk."""
+    found: dict[Callable, Spelling] = {}
+    for namespace in (torch, torch.Tensor, F, torch._C._nn, torch.linalg, torch.special, torch.functional):
+        for name in dir(namespace):
+            function = getattr(namespace, name, None)
+            if not callable(function) or isinstance(function, type):
+                continue
+            own_name = getattr(function, "__name__", name)
+            spelling = _spelling(own_name if isinstance(own_name, str) else name, function)
+            if spelling != Spelling(spelling.name, function):
+                found[function] = spelling
+    return found
+
+
+SPELLINGS: dict[Callable, Spelling] = _all_spellings()
+ORDINARY = Spelling("", lambda: None)
 
 
 def scalar_of(op: str, static: Mapping[str, Any]) -> tuple[str, Scalar | None]:
@@ -336,4 +390,3 @@ def scalar_of(op: str, static: Mapping[str, Any]) -> tuple[str, Scalar | None]:
     return (f"{op}({label})" if label else op), scalar
 
 
-__all__ = ["RULES", "Call", "MultilinearRule", "QuotientRule", "Rule", "UnaryRule", "scalar_of", "writes"]

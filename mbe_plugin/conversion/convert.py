@@ -18,7 +18,7 @@ from mbe_plugin.conversion.frames import ModuleSites, Router, inside_operator, w
 from mbe_plugin.conversion.marks import tensors_of
 from mbe_plugin.conversion.record import record
 from mbe_plugin.conversion.routed import CONTAINER, install
-from mbe_plugin.conversion.sites import Calibration, Site
+from mbe_plugin.conversion.sites import Calibration, Site, structure_of
 from mbe_plugin.operators.spikes import SpikeCounts, count_spikes
 from mbe_plugin.errors import ConversionError, UnsupportedOperatorError
 from mbe_plugin.fitting.functions import Scalar
@@ -50,8 +50,8 @@ def calibrate(
     of these. copy=False shares the parameters instead of copying them. Raises CalibrationError for no
     batches, a batch that the model refuses, or values that are not finite.
     """
-    work = _working_copy(model, copy)
-    return record(work, install(work), batches, progress)
+    work, modules = install_copy(model, copy)
+    return record(work, modules, batches, progress)
 
 
 def convert(
@@ -74,8 +74,7 @@ def convert(
     form, named with its module path (strict), and ConversionError if nothing was found to convert.
     """
     config = config or MBEConfig()
-    work = _working_copy(model, copy)
-    modules = install(work)
+    work, modules = install_copy(model, copy)
     if isinstance(calibration, Calibration):
         _check_same_model(work, calibration)
     else:
@@ -94,62 +93,81 @@ def convert(
 def build(
     work: nn.Module, modules: dict[str, ModuleSites], calibration: Calibration, config: MBEConfig
 ) -> Conversion:
-    """Make the operators, put them under ``work.mbe`` and tell the modules which are theirs."""
-    kept = {s.name: _why_exact(s, config) for s in calibration.sites if _why_exact(s, config)}
+    """Make every site's neurons from what calibration saw, and attach them."""
+    reasons = {site.name: _why_exact(site, config) for site in calibration.sites}
+    kept = {name: why for name, why in reasons.items() if why}
     if len(kept) == len(calibration.sites):
-        raise ConversionError(
-            f"nothing to convert: {calibration.model_class} has {len(calibration.sites)} sites, of which "
-            f"{len(kept)} are kept exact; check include, exclude and linear_inputs"
-            if calibration.sites
-            else f"nothing to convert: no operator on activations was found in {calibration.model_class}; is "
-            "the calibration batch's input a floating tensor, or looked up in an embedding?"
-        )
-    reuse = config.merge and config.family == "routed" and not any(s.name in kept and not s.dims for s in calibration.sites)
+        raise ConversionError(_nothing(calibration, kept))
+    conversion = Conversion(config, calibration.sites, kept, Findings(), batches=calibration.batches)
+    shared = {site.name: site.shared for site in calibration.sites}
+    builders = {site.name: NeuronBuilder(site, config) for site in calibration.sites}
     neurons: dict[tuple[str, str], nn.Module] = {}
+
+    def neuron(site: str, role: str, function: str, scalar: Scalar | None) -> nn.Module:
+        twin = neurons.get(shared[site].get(role, ("", "")))
+        made = twin if _interchangeable(twin, builders[site]) else builders[site](role, function, scalar)
+        assert made is not None
+        neurons[site, role] = made
+        return made
+
+    attach(work, modules, conversion, calibration.inputs, neuron)
+    return conversion
+
+
+MakeNeuron = Callable[[str, str, str, Scalar | None], nn.Module]  # site, role, function, scalar
+
+
+def attach(
+    work: nn.Module,
+    modules: dict[str, ModuleSites],
+    conversion: Conversion,
+    inputs: dict[str, dict[str, int]],
+    neuron: MakeNeuron,
+) -> None:
+    """Make the operators with neurons from ``neuron``, put them under ``work.mbe`` and tell the modules which are theirs."""
+    config, kept = conversion.config, conversion.kept_exact
+    unary_kept = any(site.name in kept and not site.dims for site in conversion.sites)
+    reuse = config.merge and config.family == "routed" and not unary_kept
     container, notice = nn.ModuleDict(), RangeNotice()
-    for site in calibration.sites:
+    for site in conversion.sites:
         owner = modules[site.path]
         owner.unit = site.unit or owner.unit
-        operator = None if site.name in kept else _operator(work, site, config, neurons, notice, reuse)
-        if operator is not None:
+        operator = None
+        if site.name not in kept:
+            operator = _operator(work, site if reuse else replace(site, coded=frozenset()), neuron)
             container[site.name.replace(".", "/")] = operator
+            for role, node in operator.neurons():
+                node.simulate, node.notice = config.simulate, notice
+                if not node.site:
+                    node.site, node.role = site.name, role
         if site.unit is not None:
             owner.unit_operator = operator
         else:
             owner.operators[site.label] = operator
-    for path, inputs in calibration.inputs.items():
-        modules[path].inputs = dict(inputs)
+    for path, marks in inputs.items():
+        modules[path].inputs = dict(marks)
     work.add_module(CONTAINER, container.to(device_of(work)).eval())
-    conversion = Conversion(config, calibration.sites, kept, Findings(), batches=calibration.batches)
     work.__dict__["mbe_conversion"] = conversion
-    return conversion
 
 
-def _operator(
-    work: nn.Module,
-    site: Site,
-    config: MBEConfig,
-    neurons: dict[tuple[str, str], nn.Module],
-    notice: RangeNotice,
-    reuse: bool,
-) -> SpikingOperator:
-    builder = NeuronBuilder(site, config)
-
-    def make(role: str, function: str, scalar: Any = None) -> nn.Module:
-        twin = neurons.get(site.shared.get(role, ("", "")))
-        neuron = twin if _interchangeable(twin, builder) else builder(role, function, scalar)
-        assert neuron is not None
-        neurons[site.name, role] = neuron
-        return neuron
+def _operator(work: nn.Module, site: Site, neuron: MakeNeuron) -> SpikingOperator:
+    def make(role: str, function: str, scalar: Scalar | None = None) -> nn.Module:
+        return neuron(site.name, role, function, scalar)
 
     scalar = _module_function(work.get_submodule(site.path)) if site.unit is not None else None
-    operator = make_operator(site if reuse else replace(site, coded=frozenset()), make, scalar)
-    for role, neuron in operator.neurons():
-        neuron.simulate = config.simulate
-        neuron.notice = notice
-        if not neuron.site:
-            neuron.site, neuron.role = site.name, role
-    return operator
+    return make_operator(site, make, scalar)
+
+
+def _nothing(calibration: Calibration, kept: dict[str, str]) -> str:
+    if kept:
+        return (
+            f"nothing to convert: all {len(kept)} sites of {calibration.model_class} are kept exact; check include, "
+            "exclude and linear_inputs"
+        )
+    return (
+        f"nothing to convert: no operator on activations was found in {calibration.model_class}; is the calibration "
+        "batch's input a floating tensor, or looked up in an embedding?"
+    )
 
 
 def _module_function(module: nn.Module) -> Scalar:
@@ -209,7 +227,8 @@ def _unsupported(findings: Findings) -> str:
     )
 
 
-def _working_copy(model: nn.Module, copy: bool) -> nn.Module:
+def install_copy(model: nn.Module, copy: bool) -> tuple[nn.Module, dict[str, ModuleSites]]:
+    """A copy of the model in eval mode (of its structure only, if not ``copy``), routed, without sites yet."""
     if not isinstance(model, nn.Module):
         raise ConversionError(f"convert takes a torch.nn.Module, got {type(model).__name__}")
     if isinstance(getattr(model, "mbe_conversion", None), Conversion):
@@ -217,17 +236,18 @@ def _working_copy(model: nn.Module, copy: bool) -> nn.Module:
     memo: dict[int, Any] = {}
     if not copy:
         memo = {id(t): t for t in (*model.parameters(), *model.buffers())}
-    return copying.deepcopy(model, memo).eval()
+    work = copying.deepcopy(model, memo).eval()
+    return work, install(work)
 
 
 def _check_same_model(work: nn.Module, calibration: Calibration) -> None:
-    paths = {path for path, _ in work.named_modules()}
-    missing = sorted({site.path for site in calibration.sites} - paths)
-    if missing or type(work).__name__ != calibration.model_class:
+    here, there = structure_of(work), calibration.structure
+    different = next((name for name in {**there, **here} if here.get(name) != there.get(name)), None)
+    if different is not None:
         raise ConversionError(
-            f"this calibration is of a {calibration.model_class}"
-            + (f" with a module {missing[0]!r}" if missing else "")
-            + f", not of this {type(work).__name__}; calibrate this model"
+            f"this calibration is of a {calibration.model_class} in which {different} is "
+            f"{there.get(different, 'absent')}, not of this {type(work).__name__}, where it is "
+            f"{here.get(different, 'absent')}; calibrate this model"
         )
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 def normalize(input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: None = None) -> Tensor:
     """x / max(|x|, eps): a product with 1/sqrt(sum x^2)."""
     if p != 2.0:
-        raise NotImplementedError(f"normalize with p={p}; only p=2 has a spiking form")
+        raise NotImplementedError(f"normalize with p={p}")
     squares = (input * input).sum(dim=dim, keepdim=True)
     return input * torch.rsqrt(squares.clamp_min(eps * eps))
 
@@ -86,7 +86,7 @@ def norm(input: Tensor, p: Any = "fro", dim: Any = None, keepdim: bool = False, 
     if order == 1:
         return input.abs().sum(dim=dim, keepdim=keepdim)
     if order not in ("fro", 2, 2.0, None):
-        raise NotImplementedError(f"a norm of order {order!r}; 1 and 2 have a spiking form")
+        raise NotImplementedError(f"norm of order {order!r}")
     return torch.sqrt((input * input).sum(dim=dim, keepdim=keepdim))
 
 

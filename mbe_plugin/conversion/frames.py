@@ -14,11 +14,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from mbe_plugin.conversion.catalogue import RULES, Call, Rule
-from mbe_plugin.conversion.decompose import DECOMPOSITIONS, LOSSES
+from mbe_plugin.conversion.catalogue import ORDINARY, SPELLINGS, Call, Rule, Spelling
 from mbe_plugin.conversion.marks import (
     ACTIVATION,
     CODED,
@@ -91,6 +92,7 @@ class _Slot(threading.local):
         self.mode: WatchedForward | None = None
         self.next_mode: WatchedForward | None = None
         self.inside_operator = False
+        self.refused: str | None = None  # the composite without a spiking form that is running, for the audit
 
 
 SLOT = _Slot()
@@ -111,23 +113,29 @@ class WatchedForward(TorchFunctionMode):
         kwargs = {} if kwargs is None else kwargs
         if SLOT.inside_operator:
             return func(*args, **kwargs)
-        name = getattr(func, "__name__", "")
-        if name == "__get__":
-            return self._property(func, args)
-        rule = RULES.get(name)
+        spelling = SPELLINGS.get(func, ORDINARY)
+        rule = spelling.rule
         if rule is not None:
-            call = rule.bind(func, args, kwargs)
+            call = rule.bind(spelling, args, kwargs)
             if call is not None:
+                if kwargs.get("out") is not None:
+                    raise UnsupportedOperatorError(
+                        f"{self.frames[-1].sites.site(rule.label(call))} writes into out=; assign the result instead"
+                    )
                 return self._site(rule, call, lambda: func(*args, **kwargs))
-        elif name in DECOMPOSITIONS and any(is_activation(t) for _, t in tensors_of((args, kwargs))):
-            return self._decomposed(name, args, kwargs)
-        elif name in LOSSES:
+        elif spelling.decomposition is not None and any(is_activation(t) for _, t in tensors_of((args, kwargs))):
+            return self._decomposed(spelling, args, kwargs, lambda: func(*args, **kwargs))
+        elif spelling.is_loss:
             return inside_operator(lambda: func(*args, **kwargs))
         out = func(*args, **kwargs)
-        if name == "embedding":
+        if func is F.embedding:
             mark(out, ACTIVATION)
-        else:
-            propagate(name, args, kwargs, out)
+        elif not spelling.shape_only:
+            if torch.compiler.is_compiling() and spelling.moves and isinstance(out, (list, tuple)):
+                out = tuple([piece.view_as(piece) for piece in out])  # pieces of a tuple cannot be marked there
+            if spelling.like:  # the other arguments give a shape or a dtype, but no values
+                args = args[:1]
+            propagate(args, {} if spelling.like else kwargs, out, moves=spelling.moves, writes=spelling.writes)
         return out
 
     def at_site(self, rule: Rule, call: Call, label: str, exact: Callable[[], Any]) -> Any:
@@ -138,21 +146,11 @@ class WatchedForward(TorchFunctionMode):
         """What a module that is one operator returns; exact() runs the module itself."""
         raise NotImplementedError
 
-    def at_entry(self, frame: Frame, arguments: list[tuple[str, Tensor]]) -> None:
-        """Called when a frame begins, with its tensor arguments."""
-
-    def _property(self, func: Callable, args: tuple) -> Any:
-        out = func(*args)
-        if isinstance(out, Tensor) and is_activation(args[0]):
-            mark(out, CODED if getattr(args[0], "_mbe_mark", CONSTANT) == CODED else ACTIVATION)
-        return out
+    def at_entry(self, frame: Frame, names: tuple[str, ...], args: tuple, kwargs: dict[str, Any]) -> None:
+        """Called when a frame begins, with its parameters' names and its arguments."""
 
     def _site(self, rule: Rule, call: Call, exact: Callable[[], Any]) -> Any:
         label = self.frames[-1].label(rule.label(call))
-        if "out" in call.kwargs:
-            raise UnsupportedOperatorError(
-                f"{self.frames[-1].sites.site(label)} writes into out=; assign the result instead"
-            )
         out = self.at_site(rule, call, label, exact)
         to = CODED if rule.coded else ACTIVATION
         if call.target is not None:
@@ -162,13 +160,25 @@ class WatchedForward(TorchFunctionMode):
             mark(out, to)
         return out
 
-    def _decomposed(self, name: str, args: tuple, kwargs: dict[str, Any]) -> Any:
+    def _decomposed(
+        self, spelling: Spelling, args: tuple, kwargs: dict[str, Any], exact: Callable[[], Any]
+    ) -> Any:
+        assert spelling.decomposition is not None
         try:
             with self:
-                return DECOMPOSITIONS[name](*args, **kwargs)
+                return spelling.decomposition(*args, **kwargs)
         except NotImplementedError as missing:
-            place = self.frames[-1].sites.site(name)
-            raise UnsupportedOperatorError(f"{place}: no spiking form for {missing}") from missing
+            return self._refused(str(missing), exact)
+
+    def _refused(self, name: str, exact: Callable[[], Any]) -> Any:
+        """The exact result of a composite without a spiking form; the audit reports it under this name."""
+        SLOT.refused = name
+        try:
+            out = exact()
+        finally:
+            SLOT.refused = None
+        mark(out, ACTIVATION)
+        return out
 
 
 Watch = Callable[[str, SpikingOperator, Any, Callable[[], Any]], None]
@@ -191,7 +201,7 @@ class Router(WatchedForward):
             raise UnseenSiteError(unseen(sites.site(label)))
         operator = sites.operators[label]
         if operator is None:
-            return exact()
+            return inside_operator(exact)
         return self._run(sites.site(label), operator, lambda: rule.run(operator, call, self.memo), exact)
 
     def at_unit(self, frame: Frame, x: Tensor, exact: Callable[[], Any]) -> Any:
@@ -304,7 +314,7 @@ def _framed(
     kwargs: dict,
 ) -> Any:
     frame = Frame(sites, module, method)
-    mode.at_entry(frame, slots(names, args, kwargs))
+    mode.at_entry(frame, names, args, kwargs)
     mode.frames.append(frame)
     try:
         if sites.unit is not None and method == "forward" and len(args) == 1 and not kwargs:

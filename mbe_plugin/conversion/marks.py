@@ -8,7 +8,6 @@ spike train can be used again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -31,6 +30,9 @@ MOVEMENT = frozenset(
     "repeat_interleave roll flip index_select gather take_along_dim max_pool1d max_pool2d max_pool3d float "
     "double half bfloat16 type_as t unfold pixel_shuffle pixel_unshuffle get cpu cuda".split()
 )
+
+# functions whose second argument gives a shape, a dtype or a device, but no values
+LIKE = frozenset("expand_as view_as reshape_as type_as to".split())
 
 
 def level(value: object) -> int:
@@ -56,34 +58,40 @@ def mark(value: Any, to: int) -> None:
             mark(item, to)
 
 
-def tensors_of(value: Any, slot: str = "") -> Iterator[tuple[str, Tensor]]:
+def tensors_of(value: Any, slot: str = "") -> list[tuple[str, Tensor]]:
     """(slot, tensor) for every tensor in nested lists, tuples, dicts and key-value caches."""
+    found: list[tuple[str, Tensor]] = []
+    _collect(value, slot, found)
+    return found
+
+
+def _collect(value: Any, slot: str, found: list[tuple[str, Tensor]]) -> None:
+    # no generators and no string methods on types here: torch.compile traces this
     if isinstance(value, Tensor):
-        yield slot, value
+        found.append((slot, value))
+    elif value is None or isinstance(value, (bool, int, float, str)):
+        return
     elif isinstance(value, (list, tuple)):
         for index, item in enumerate(value):
-            yield from tensors_of(item, f"{slot}.{index}")
+            _collect(item, f"{slot}.{index}", found)
     elif isinstance(value, dict):
         for key, item in value.items():
-            yield from tensors_of(item, f"{slot}.{key}" if slot else str(key))
-    elif type(value).__module__.startswith("transformers.cache_utils"):
-        yield from tensors_of(vars(value), slot)
+            _collect(item, f"{slot}.{key}" if slot else str(key), found)
+    elif not torch.compiler.is_compiling() and "Cache" in type(value).__name__:
+        _collect(vars(value), slot, found)
 
 
-def propagate(name: str, args: tuple, kwargs: dict[str, Any], out: Any) -> None:
+def propagate(args: tuple, kwargs: dict[str, Any], out: Any, *, moves: bool, writes: bool) -> None:
     """Mark what a function without a spiking form returned, or wrote into."""
     highest, lowest = _levels(args, kwargs)
     if highest == CONSTANT:
         return
-    stem = name.strip("_")
-    if stem in SHAPE_ONLY or name in SHAPE_ONLY:
-        return
-    to = CODED if stem in MOVEMENT and lowest == CODED else ACTIVATION
+    to = CODED if moves and lowest == CODED else ACTIVATION
     if isinstance(out, Tensor) and out.is_floating_point():
         setattr(out, _ATTRIBUTE, to)
     elif isinstance(out, (list, tuple)):
         mark(out, to)
-    if name in ("__setitem__",) or (name.endswith("_") and not name.endswith("__")) or name.startswith("__i"):
+    if writes:
         mark_written(args[0], to)
     if "out" in kwargs:
         mark(kwargs["out"], to)

@@ -6,7 +6,7 @@ observers see the same operands, so inner quantities (deviations, exponents, sum
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -15,13 +15,22 @@ from torch import Tensor, nn
 from mbe_plugin.conversion.batches import as_call
 from mbe_plugin.conversion.build import make_operator
 from mbe_plugin.conversion.catalogue import Call, MultilinearRule, QuotientRule, Rule
-from mbe_plugin.conversion.frames import Frame, ModuleSites, UnitSpec, WatchedForward, inside_operator, watched_by
+from mbe_plugin.conversion.frames import (
+    Frame,
+    ModuleSites,
+    UnitSpec,
+    WatchedForward,
+    inside_operator,
+    slots,
+    watched_by,
+)
 from mbe_plugin.conversion.marks import ACTIVATION, CODED, level, mark
 from mbe_plugin.conversion.probe import find_units
-from mbe_plugin.conversion.sites import Calibration, Site
+from mbe_plugin.conversion.sites import Calibration, Site, structure_of
 from mbe_plugin.errors import CalibrationError, MBEError
 from mbe_plugin.fitting.functions import Scalar
 from mbe_plugin.operators import Memo, Observer, SpikingOperator
+from mbe_plugin.operators.encoded import version_of
 
 
 class Recorder(WatchedForward):
@@ -39,10 +48,10 @@ class Recorder(WatchedForward):
         self._encoded.clear()
         self.memo = Memo()
 
-    def at_entry(self, frame: Frame, arguments: list[tuple[str, Tensor]]) -> None:
+    def at_entry(self, frame: Frame, names: tuple[str, ...], args: tuple, kwargs: dict[str, Any]) -> None:
         """Remember which inputs of a module are activations, for calls that enter there from outside."""
         known = self.inputs.setdefault(frame.sites.path, {})
-        for slot, tensor in arguments:
+        for slot, tensor in slots(names, args, kwargs):
             key = f"{frame.method}({slot})"
             known[key] = max(known.get(key, 0), level(tensor))
 
@@ -90,13 +99,14 @@ class Recorder(WatchedForward):
         if not site.dims:
             return
         for operand in site.dims:
-            tensor, role = call.operands[operand], f"operand{operand}"
-            twin = next((e for e in self._encoded if e[0] is tensor and e[1] == tensor._version), None)
+            tensor, role = call.operands[operand], f"encoders.{operand}"
+            version = version_of(tensor)
+            twin = next((e for e in self._encoded if e[0] is tensor and e[1] == version >= 0), None)
             if twin is not None and twin[2] != site.name:
                 site.shared.setdefault(role, (twin[2], twin[3]))
             elif twin is None:
                 site.shared.pop(role, None)
-                self._encoded = [*self._encoded[-3:], (tensor, tensor._version, site.name, role)]
+                self._encoded = [*self._encoded[-3:], (tensor, version, site.name, role)]
 
     def finish(self, batches: int, first: tuple[tuple, dict], model: nn.Module) -> Calibration:
         """The plain data."""
@@ -104,7 +114,9 @@ class Recorder(WatchedForward):
             for observer in self.observers[name].modules():
                 if isinstance(observer, Observer):
                     site.roles[observer.role] = observer.statistics
-        return Calibration(list(self.sites.values()), self.inputs, batches, first, type(model).__name__)
+        return Calibration(
+            list(self.sites.values()), self.inputs, batches, first, type(model).__name__, structure_of(model)
+        )
 
 
 def record(
@@ -117,6 +129,7 @@ def record(
 
     Raises CalibrationError for no batches, a batch that the model refuses, and values that are not finite.
     """
+    _check_batches(batches)
     recorder = Recorder()
     first: tuple[tuple, dict] | None = None
     count = 0
@@ -133,6 +146,16 @@ def record(
     if first is None:
         raise CalibrationError("no calibration data: the iterable gave no batch; pass at least one")
     return recorder.finish(count, first, model)
+
+
+def _check_batches(batches: Any) -> None:
+    """One batch in place of several would be read row by row, or key by key."""
+    iterable = hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")
+    if not iterable or isinstance(batches, (Tensor, Mapping, str)):
+        raise CalibrationError(
+            "calibration must be an iterable of batches, such as [batch] or a DataLoader, or calibrate()'s result; "
+            f"got {type(batches).__name__}"
+        )
 
 
 def _find_units(model: nn.Module, modules: dict[str, ModuleSites], args: tuple, kwargs: dict) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mbe_plugin.conversion.frames import ModuleSites, run_frame
+from mbe_plugin.conversion.frames import SLOT, ModuleSites, run_frame
 from mbe_plugin.errors import ConversionError
 
 CONTAINER = "mbe"
@@ -44,6 +44,8 @@ def routed_class(original: type[nn.Module]) -> type[nn.Module]:
         }
         members["__reduce_ex__"] = _reduce_ex
         members["_mbe_original"] = original
+        if hasattr(original, "save_pretrained"):
+            members["save_pretrained"] = _save_pretrained
         if issubclass(original, (nn.Sequential, nn.ModuleList)):
             members |= {"__iter__": _iterate, "__len__": _length, "__getitem__": _item}
         members["__module__"], members["__qualname__"] = original.__module__, original.__qualname__
@@ -84,12 +86,15 @@ def refuse_foreign_modules(path: str, module: nn.Module) -> None:
 
 
 def _own_methods(original: type) -> dict[str, FunctionType]:
-    """Public methods written by the model's authors, nearest class first, and always forward."""
+    """Public methods written by the model's authors, nearest class first, and always forward.
+
+    Text generation is a loop around the forward: its sampling softmax is no part of the network.
+    """
     found: dict[str, FunctionType] = {}
     for cls in original.__mro__:
-        foreign = (cls.__module__ + ".").startswith(_FOREIGN)
+        foreign = (cls.__module__ + ".").startswith(_FOREIGN) or "Generation" in cls.__name__[-16:]
         for name, member in vars(cls).items():
-            wanted = name == "forward" or not (foreign or name.startswith("_"))
+            wanted = name == "forward" or not (foreign or name.startswith(("_", "generate")))
             if wanted and name not in found and isinstance(member, FunctionType):
                 found[name] = member
     return found
@@ -97,6 +102,8 @@ def _own_methods(original: type) -> dict[str, FunctionType]:
 
 def _routed(name: str, method: Callable) -> Callable:
     names = tuple(inspect.signature(method).parameters)[1:]
+    if inspect.isgeneratorfunction(method) or inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method):
+        return _suspended(name, method)
 
     @functools.wraps(method)
     def wrapper(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -105,10 +112,42 @@ def _routed(name: str, method: Callable) -> Callable:
     return wrapper
 
 
+def _suspended(name: str, method: Callable) -> Callable:
+    """A generator or coroutine: its body runs after the call has ended, where nothing would be routed."""
+
+    @functools.wraps(method)
+    def wrapper(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if SLOT.mode is None:
+            path = self._mbe_sites.path or "(root)"  # type: ignore[union-attr]  # set by install
+            raise ConversionError(
+                f"{path}.{name} is a generator or coroutine, in which nothing is routed; "
+                "call it from a method that calibration runs, or call the modules that it uses"
+            )
+        return method(self, *args, **kwargs)
+
+    return wrapper
+
+
 def _reduce_ex(self: nn.Module, protocol: int) -> tuple:
     """Pickle and copy by the original class, which can be imported; the routed one is made again."""
     rest = super(type(self), self).__reduce_ex__(protocol)[2:]  # type: ignore[misc]  # object's own
     return (_blank, (original_class(self),), *rest)
+
+
+def _save_pretrained(self: nn.Module, save_directory: str, **kwargs: Any) -> Any:
+    """Write the original architecture's configuration and untouched weights, and the operators beside them.
+
+    ``mbe_plugin.load(save_directory)`` gives this network back, bit for bit;
+    ``AutoModel.from_pretrained(save_directory)`` gives the ANN.
+    """
+    from mbe_plugin.conversion.storage import save
+
+    weights = {k: v for k, v in self.state_dict().items() if not k.startswith(f"{CONTAINER}.")}
+    original = original_class(self).save_pretrained  # type: ignore[attr-defined]  # there, see routed_class
+    out = original(self, save_directory, **{"state_dict": weights, **kwargs})
+    if hasattr(self, "mbe_conversion"):
+        save(self, save_directory)
+    return out
 
 
 def _blank(original: type[nn.Module]) -> nn.Module:

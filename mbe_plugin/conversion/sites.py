@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import nn
+
 from mbe_plugin.conversion.frames import UnitSpec
 from mbe_plugin.operators import Statistics
 
@@ -42,3 +44,10 @@ class Calibration:
     batches: int
     first_batch: tuple[tuple, dict[str, Any]]
     model_class: str
+    structure: dict[str, str]
+
+
+def structure_of(model: nn.Module) -> dict[str, str]:
+    """Class by path of every module, and shape by name of every parameter, of a model that is not converted."""
+    classes = {path or "(root)": type(module).__name__ for path, module in model.named_modules()}
+    return classes | {name: str(list(parameter.shape)) for name, parameter in model.named_parameters()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,59 +10,28 @@ from torch import Tensor, nn
 
 from mbe_plugin.fitting.functions import (
     FUNCTIONS,
-    Scalar,
     StandardFunction,
     check_domain,
     check_elementwise,
     evaluate,
 )
-from mbe_plugin.fitting.segments import (
-    curvature_edges,
-    identity_tables,
-    optimal_edges,
-    sampled_grid,
-    tables_for_edges,
-    uniform_grid,
-)
+from mbe_plugin.fitting.grids import Array, Grid, focused_grid
+from mbe_plugin.fitting.parallel import parallel_fit
+from mbe_plugin.fitting.published import VARIANTS, published_fit, published_identity
+from mbe_plugin.fitting.result import Fit
+from mbe_plugin.fitting.routed import routed_tables
+from mbe_plugin.fitting.segments import curvature_segments, identity_tables, optimal_segments
 from mbe_plugin.neuron.tables import Tables, check_bases, check_time_steps
-from mbe_plugin.node import MBENode
 
-DENSE_POINTS = 100_000
-
-
-@dataclass(frozen=True, eq=False)
-class Fit:
-    """Tables of one neuron, what they approximate, and how well.
-
-    Errors are those of the float32 neuron against the function in float64 on ``DENSE_POINTS`` evenly
-    spaced points of the domain; the ``sample_`` figures are on the values given to fit(), NaN without.
-    ``spikes_per_element`` is the mean over the samples if there are any, else over the domain.
-    """
-
-    function: str
-    domain: tuple[float, float]
-    tables: Tables
-    reduction: str
-    mean_squared_error: float
-    max_error: float
-    relative_error: float
-    sample_mean_squared_error: float
-    sample_max_error: float
-    spikes_per_element: float
-
-    @property
-    def time_steps(self) -> int:
-        """T."""
-        return self.tables.time_steps
-
-    @property
-    def bases(self) -> int:
-        """N."""
-        return self.tables.bases
-
-    def node(self) -> MBENode:
-        """A new neuron with these tables."""
-        return MBENode(self.tables, self.reduction)
+# how many candidates a search may score, by family
+EVALUATIONS = {
+    "routed": 2000,
+    "curved": 12000,
+    "parallel": 12000,
+    **dict.fromkeys(VARIANTS, 12000),
+}
+FAMILIES = tuple(EVALUATIONS)
+MAX_BASES = 256
 
 
 def fit(
@@ -74,71 +42,75 @@ def fit(
     *,
     samples: Tensor | None = None,
     search: bool = True,
+    family: str = "routed",
+    evaluations: int | None = None,
 ) -> Fit:
-    """Fit an MBE neuron of N = bases halving bases, one per segment, to a scalar function.
+    """Fit an MBE neuron of N = bases bases and T = time_steps steps to a scalar function.
 
-    function: a name ('gelu', 'gelu_tanh', 'silu', 'tanh', 'exp2', 'reciprocal', 'rsqrt', 'sqrt',
-    'identity', ...), an elementwise callable or nn.Module on float64 tensors [n]. domain: (low, high);
-    may be left out for a name, and is the reduced interval for the functions with a range reduction.
-    samples: values of any shape that the neuron will meet; they weigh the squared error. search: the exact
-    optimum over candidate knots (dynamic programming, tens of milliseconds) instead of the closed form
-    (about a millisecond).
+    function: a name ('gelu', 'silu', 'exp2', 'reciprocal', 'rsqrt', 'identity', ...; see FUNCTIONS), an
+    elementwise callable or nn.Module on float64 tensors [n]. domain: (low, high); may be left out for a name,
+    and is the reduced interval for the functions with a range reduction. samples: values of any shape that
+    the neuron will meet; they weigh the squared error.
 
-    Deterministic: the same bits every time. Raises ValueError for a domain that is empty or not finite,
-    a function that is not elementwise or not finite there, T outside 1 .. 20 or N < 1.
+    family: 'routed' (one binary code per segment), 'curved' (the same with the paper's three decays free, so
+    that a basis follows its segment's curvature; no closed-form kernel), 'parallel' (binary codes with an
+    offset, all driven by every input), 'published' (the paper's five numbers per basis; '-strict' and
+    '-constant' are ablations). search: False for the closed form; ``evaluations`` bounds the candidates
+    scored, and defaults to what takes well under a second.
+
+    Deterministic: the same bits every time, on any number of threads. Raises ValueError for a domain that is
+    empty, not finite or too narrow for float32, a function that is not elementwise or not finite there, T
+    outside 1 .. 20, N outside 1 .. 256, an unknown family and samples that are empty or not finite.
     """
     check_time_steps(time_steps)
     check_bases(bases)
+    if bases > MAX_BASES:
+        raise ValueError(f"fit() places at most {MAX_BASES} bases, got {bases}")
+    if family not in FAMILIES:
+        raise ValueError(f"family must be one of {FAMILIES}, got {family!r}")
+    if evaluations is not None and (isinstance(evaluations, bool) or evaluations < 0):
+        raise ValueError(f"evaluations must be 0 or more, got {evaluations!r}")
     known = _resolve(function)
     low, high = check_domain(known.interval if domain is None else domain)
+    budget = 0 if not search else EVALUATIONS[family] if evaluations is None else evaluations
     if known.name == "identity":
-        return measure(known, (low, high), identity_tables(time_steps, bases), samples)
-    check_elementwise(known.scalar, low, high, known.name)
-    grid = uniform_grid(low, high)
-    if samples is not None:
-        grid = sampled_grid(low, high, _finite_samples(samples))
-    y = evaluate(known.scalar, torch.from_numpy(grid.x), known.name).numpy()
+        published = family in VARIANTS
+        make = published_identity(low, high, time_steps, bases) if published else None
+        return Fit(known, (low, high), make or identity_tables(time_steps, bases), family, samples)
+    points = 8192 if family == "curved" else 4096 if search else 2048
+    grid = _grid(known, low, high, samples, points)
+    tables = _tables(grid, known, time_steps, bases, family, search, budget)
+    return Fit(known, (low, high), tables, family, samples)
+
+
+def _tables(
+    grid: Grid,
+    known: StandardFunction,
+    time_steps: int,
+    bases: int,
+    family: str,
+    search: bool,
+    budget: int,
+) -> Tables:
+    if family in VARIANTS:
+        return published_fit(grid, time_steps, bases, budget, family)
+    if family == "parallel":
+        return parallel_fit(grid, time_steps, bases, budget)
     if search:
-        edges = optimal_edges(grid, y, bases, time_steps)
+        segments = optimal_segments(grid, bases, time_steps)
     else:
-        edges = curvature_edges(grid, y, bases, known.kinks)
-    return measure(known, (low, high), tables_for_edges(grid, y, edges, time_steps), samples)
+        segments = curvature_segments(grid, bases, time_steps, known.kinks)
+    return routed_tables(grid, segments, time_steps, budget, curved=family == "curved")
 
 
-def measure(
-    function: StandardFunction, domain: tuple[float, float], tables: Tables, samples: Tensor | None
-) -> Fit:
-    """The Fit of given tables: run the neuron on the dense grid and on the samples."""
-    low, high = domain
-    step = (high - low) / DENSE_POINTS
-    dense = (low + step * (torch.arange(DENSE_POINTS, dtype=torch.float64) + 0.5)).float()
-    plain = MBENode(tables, "identity" if function.name == "identity" else "none")
-    error, exact = _errors(plain, function.scalar, dense)
-    relative = (error.abs() / exact.abs().clamp_min(1e-12)).max().item()
-    sample_mse = sample_max = float("nan")
-    met = dense
-    if samples is not None:
-        met = samples.detach().reshape(-1).float().cpu().clamp(low, high)
-        sample_error, _ = _errors(plain, function.scalar, met)
-        sample_mse, sample_max = sample_error.square().mean().item(), sample_error.abs().max().item()
-    counts, _ = plain.spike_counts(met)
-    return Fit(
-        function=function.name,
-        domain=domain,
-        tables=tables,
-        reduction=function.reduction,
-        mean_squared_error=error.square().mean().item(),
-        max_error=error.abs().max().item(),
-        relative_error=relative,
-        sample_mean_squared_error=sample_mse,
-        sample_max_error=sample_max,
-        spikes_per_element=counts.sum().item() / met.numel(),
-    )
+def _grid(known: StandardFunction, low: float, high: float, samples: Tensor | None, points: int) -> Grid:
+    check_elementwise(known.scalar, low, high, known.name)
 
+    def scalar(x: Array) -> Array:
+        return evaluate(known.scalar, torch.from_numpy(x), known.name).numpy()
 
-def _errors(node: MBENode, scalar: Scalar, x: Tensor) -> tuple[Tensor, Tensor]:
-    exact = scalar(x.double())
-    return node(x).double() - exact, exact
+    values = None if samples is None else _finite_samples(samples)
+    return focused_grid(scalar, low, high, values, points)
 
 
 def _resolve(function: str | Callable[[Tensor], Tensor] | nn.Module) -> StandardFunction:
@@ -148,7 +120,7 @@ def _resolve(function: str | Callable[[Tensor], Tensor] | nn.Module) -> Standard
         return FUNCTIONS[function]
     if not callable(function):
         raise ValueError(f"function must be a name or a callable, got {type(function).__name__}")
-    name = type(function).__name__ if isinstance(function, nn.Module) else function.__name__
+    name = getattr(function, "__name__", type(function).__name__)
     return StandardFunction(name, function, (-8.0, 8.0))
 
 

@@ -10,22 +10,28 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 Scalar = Callable[[Tensor], Tensor]
+NARROWEST = 2**20  # least width of a domain over its magnitude, inverted: float32 must tell cells apart
 
 
 @dataclass(frozen=True)
 class StandardFunction:
-    """A named scalar function; ``interval`` is where its tables live, reduced or by default."""
+    """A named scalar function; ``interval`` is where its tables live, reduced or by default.
+
+    ``measured``: the wider interval that one table serves through its range reduction, where there is one.
+    """
 
     name: str
     scalar: Scalar
     interval: tuple[float, float]
     reduction: str = "none"
     kinks: tuple[float, ...] = ()
+    measured: tuple[float, float] | None = None
 
 
 def _named(name: str, scalar: Scalar, low: float, high: float, **known: object) -> StandardFunction:
@@ -41,6 +47,8 @@ FUNCTIONS: dict[str, StandardFunction] = {
         _named("signed_reciprocal", torch.reciprocal, 0.5, 1.0, reduction="reciprocal"),
         _named("rsqrt", torch.rsqrt, 0.5, 2.0, reduction="rsqrt"),
         _named("sqrt", torch.sqrt, 0.5, 2.0, reduction="sqrt"),
+        _named("rsqrt_octave", torch.rsqrt, 0.5, 1.0, reduction="rsqrt_octave", measured=(0.5, 2.0)),
+        _named("sqrt_octave", torch.sqrt, 0.5, 1.0, reduction="sqrt_octave", measured=(0.5, 2.0)),
         _named("gelu", F.gelu, -8.0, 8.0),
         _named("gelu_tanh", lambda x: F.gelu(x, approximate="tanh"), -8.0, 8.0),
         _named("silu", F.silu, -12.0, 12.0),
@@ -66,6 +74,11 @@ def check_domain(domain: tuple[float, float]) -> tuple[float, float]:
         raise ValueError(f"a domain must be finite, got ({low}, {high})")
     if not low < high:
         raise ValueError(f"a domain needs low < high, got ({low}, {high})")
+    if (high - low) * NARROWEST < max(abs(low), abs(high)):
+        raise ValueError(
+            f"the domain ({low}, {high}) is too narrow for float32 membranes; widen it to at least "
+            f"1/{NARROWEST} of its magnitude"
+        )
     return low, high
 
 
@@ -89,13 +102,13 @@ def evaluate(scalar: Scalar, x: Tensor, name: str) -> Tensor:
 
 def check_elementwise(scalar: Scalar, low: float, high: float, name: str) -> None:
     """ValueError unless scalar commutes with a permutation and ignores an element's neighbours."""
-    x = torch.linspace(low, high, 33, dtype=torch.float64)
-    order = torch.arange(33).roll(7).flip(0)
-    y = evaluate(scalar, x, name)
-    shuffled = evaluate(scalar, x[order], name)
-    alone = evaluate(scalar, x[5:6], name)
-    same = torch.allclose(shuffled, y[order], rtol=1e-6, atol=1e-9)
-    if not (same and torch.allclose(alone, y[5:6], rtol=1e-6, atol=1e-9)):
+    x = np.linspace(low, high, 33)
+    order = np.roll(np.arange(33), 7)[::-1]
+    y, shuffled, alone = (
+        evaluate(scalar, torch.from_numpy(part.copy()), name).numpy() for part in (x, x[order], x[5:6])
+    )
+    same = np.allclose(shuffled, y[order], rtol=1e-6, atol=1e-9)
+    if not (same and np.allclose(alone, y[5:6], rtol=1e-6, atol=1e-9)):
         raise ValueError(
             f"{name} is not elementwise: an output changes with the other inputs; an MBE neuron fits "
             "functions of one number"

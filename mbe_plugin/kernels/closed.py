@@ -10,14 +10,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mbe_plugin.kernels.banks import look_up
 from mbe_plugin.kernels.prepared import Prepared
+
+RUN = 8  # digits that one histogram counts together
 
 
 def code(x: Tensor, p: Prepared, row: int | Tensor) -> Tensor:
     """The integer k (in x's dtype) whose T binary digits are the spikes of basis ``row``."""
     codes = 2.0**p.time_steps
-    membrane = p.gain[row] * (x - p.offset[row])
-    return torch.floor(membrane * codes).clamp(0.0, codes - 1.0)
+    membrane = (x - look_up(p.offset, row)).mul_(look_up(p.gain, row))
+    return membrane.mul_(codes).floor_().clamp_(0.0, codes - 1.0)
 
 
 def decode(x: Tensor, p: Prepared) -> Tensor:
@@ -26,9 +29,9 @@ def decode(x: Tensor, p: Prepared) -> Tensor:
     total = torch.zeros_like(x)
     for place in range(p.bases_per_bank):
         row = p.rows(bank, place)
-        output = code(x, p, row) * 2.0**-p.time_steps
-        total = total + p.weight[row] * output
-    return total + (p.bias[0] if bank is None else p.bias[bank])
+        output = code(x, p, row).mul_(2.0**-p.time_steps)
+        total += output.mul_(look_up(p.weight, row))
+    return total.add_(look_up(p.bias, 0 if bank is None else bank))
 
 
 def spike_counts(x: Tensor, p: Prepared, active: Tensor | None) -> Tensor:
@@ -47,16 +50,17 @@ def spike_counts(x: Tensor, p: Prepared, active: Tensor | None) -> Tensor:
 
 
 def _digit_counts(digits: Tensor, rows: Tensor, time_steps: int, bases: int) -> Tensor:
-    """How often each binary digit is 1, per row: [T, N]."""
-    places = torch.arange(time_steps - 1, -1, -1, device=digits.device)
-    codes = 1 << time_steps
-    if digits.numel() > bases * codes:  # many elements: count each code once, then look at its digits
-        histogram = torch.bincount(rows * codes + digits, minlength=bases * codes).reshape(bases, codes)
-        present = (torch.arange(codes, device=digits.device) >> places[:, None]) & 1
-        return torch.stack([(histogram * one).sum(dim=1) for one in present])
-    counts = torch.zeros(time_steps, bases, dtype=torch.int64, device=digits.device)
-    for t, place in enumerate(places.tolist()):
-        counts[t].scatter_add_(0, rows, (digits >> place) & 1)
+    """How often each binary digit is 1, per row: [T, N]; by a histogram of each run of digits."""
+    counts = torch.empty(time_steps, bases, dtype=torch.int64, device=digits.device)
+    for low in range(0, time_steps, RUN):
+        width = min(RUN, time_steps - low)
+        values = 1 << width
+        keys = rows * values + ((digits >> low) & (values - 1))
+        histogram = torch.bincount(keys, minlength=bases * values).reshape(bases, values)
+        present = torch.arange(values, device=digits.device)
+        for place in range(width):  # the highest place is step 0
+            ones = (present >> place) & 1
+            counts[time_steps - 1 - low - place] = (histogram * ones).sum(dim=1)
     return counts
 
 
@@ -67,10 +71,17 @@ def encode_identity(x: Tensor, kept_bits: int) -> Tensor:
     sign * 2^e * (leading T + s mantissa digits, then a 1): one AND and one OR on the float's bits. Zero and
     denormals read 0; infinities and NaN pass through.
     """
-    integer, mantissa = (torch.int64, 52) if x.dtype == torch.float64 else (torch.int32, 23)
+    integer, mantissa, exponents = _FORMAT[x.dtype]
     dropped = mantissa - kept_bits
-    bits = (x.view(integer) & (-1 << dropped)) | (1 << (dropped - 1))
-    smallest = torch.finfo(x.dtype).tiny
-    magnitude = x.abs()
-    normal = (magnitude >= smallest) & (magnitude < torch.inf)
-    return torch.where(normal, bits.view(x.dtype), torch.where(magnitude < smallest, x * 0, x))
+    bits = x.view(integer)
+    coded = (bits & (-1 << dropped)).bitwise_or_(1 << (dropped - 1))
+    # one more in the exponent's field: 0 or 1 there means zero, a denormal, an infinity or NaN
+    normal = (bits + (1 << mantissa)).bitwise_and_((exponents - 1) << mantissa) != 0
+    return torch.where(normal, coded.view(x.dtype), x * torch.finfo(x.dtype).tiny)
+
+
+_FORMAT = {
+    # dtype: (integer dtype, mantissa bits, largest exponent field)
+    torch.float32: (torch.int32, 23, 0xFF),
+    torch.float64: (torch.int64, 52, 0x7FF),
+}

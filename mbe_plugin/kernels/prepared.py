@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from mbe_plugin.neuron.dynamics import bank_index
+from mbe_plugin.kernels.banks import find_bank
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Prepared:
         """Bank of each element, or None when there is only one."""
         if self.banks == 1:
             return None
-        return bank_index(x, self.breakpoints, self.mirrored)
+        return find_bank(x, self.breakpoints, self.mirrored)
 
     def rows(self, bank: Tensor | None, place: int) -> int | Tensor:
         """Index of the basis at ``place`` within each element's bank."""

@@ -48,8 +48,9 @@ class Reduction:
     """x -> (reduced, exponent, active), and back: y -> y * 2^(power * exponent).
 
     kind: 'none' (the input is its own membrane), 'exponent' (reduced = x * 2^-exponent with magnitude
-    in [0.5, 1), or in [0.5, 2) and an even exponent when power is +-1/2) or 'fraction'
-    (exponent = floor(x), reduced = x - exponent in [0, 1)).
+    in [0.5, 1), or in [0.5, 2) and an even exponent when power is +-1/2), 'octave' (power +-1/2 with
+    [0.5, 1) and any exponent: an odd one scales the read-out by sqrt(2) or its inverse, so one table serves
+    both octaves) or 'fraction' (exponent = floor(x), reduced = x - exponent in [0, 1)).
     ``active`` is False where the neuron stays silent (x = 0, or nothing to send); None means all.
     """
 
@@ -70,9 +71,10 @@ class Reduction:
         exponent = binary_exponent(x)
         smallest = -(_BITS[x.dtype][3] - 1)
         active = (exponent > smallest) & torch.isfinite(x)
-        if self.power in (0.5, -0.5):  # sqrt and 1/sqrt: halving the exponent needs it even
+        if self.power in (0.5, -0.5):  # sqrt and 1/sqrt
             active &= x > 0
-            exponent = exponent - (exponent & 1)
+            if self.kind == "exponent":  # halving the exponent needs it even
+                exponent = exponent - (exponent & 1)
         reduced = scale_by_power_of_two(x, torch.where(active, -exponent, 0))
         return reduced, exponent, active
 
@@ -95,6 +97,8 @@ class Reduction:
 
     def scale(self, y: Tensor, exponent: Tensor) -> Tensor:
         """y shifted by the exponent that was sent: y * 2^(power * exponent)."""
+        if self.kind == "octave":
+            y = torch.where((exponent & 1) == 1, y * 2.0**self.power, y)
         if self.power in (0.5, -0.5):
             exponent = exponent >> 1
         return scale_by_power_of_two(y, exponent if self.power > 0 else -exponent)
@@ -105,6 +109,8 @@ IDENTITY = Reduction("identity", "exponent", 1.0)
 RECIPROCAL = Reduction("reciprocal", "exponent", -1.0)
 SQRT = Reduction("sqrt", "exponent", 0.5)
 RSQRT = Reduction("rsqrt", "exponent", -0.5)
+SQRT_OCTAVE = Reduction("sqrt_octave", "octave", 0.5)
+RSQRT_OCTAVE = Reduction("rsqrt_octave", "octave", -0.5)
 EXP2 = Reduction("exp2", "fraction", 1.0)
 
-REDUCTIONS = {r.name: r for r in (NONE, IDENTITY, RECIPROCAL, SQRT, RSQRT, EXP2)}
+REDUCTIONS = {r.name: r for r in (NONE, IDENTITY, RECIPROCAL, SQRT, RSQRT, SQRT_OCTAVE, RSQRT_OCTAVE, EXP2)}

@@ -18,7 +18,7 @@ class SpikingOperator(nn.Module):
     exact_parts: str = ""
 
     def neurons(self) -> Iterator[tuple[str, CalibratedNode]]:
-        """The calibrated neurons by role."""
-        for role, module in self.named_modules():
+        """The calibrated neurons by role: their place in this operator."""
+        for role, module in self.named_modules(remove_duplicate=False):
             if isinstance(module, CalibratedNode):
                 yield role, module

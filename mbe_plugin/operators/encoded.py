@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from mbe_plugin.operators.base import SpikingOperator
@@ -26,13 +27,20 @@ class Memo:
 
     def encode(self, encoder: nn.Module, x: Tensor, dim: int) -> Tensor:
         """encoder(x, dim), or the same result again for the same tensor."""
-        version = -1 if x.is_inference() else x._version
+        if torch.compiler.is_compiling():
+            return encoder(x, dim)
+        version = version_of(x)
         if encoder is self.encoder and x is self.input and version == self.version and version >= 0:
             assert self.output is not None
             return self.output
         self.encoder, self.input, self.version = encoder, x, version
         self.output = encoder(x, dim)
         return self.output
+
+
+def version_of(x: Tensor) -> int:
+    """How often x was written into; -1 for inference tensors, which do not say."""
+    return -1 if x.is_inference() else x._version
 
 
 class EncodedCall(SpikingOperator):

@@ -23,11 +23,20 @@ SAMPLES_KEPT = 65536
 class NeuronFactory(Protocol):
     """Makes the module that stands for one neuron of an operator.
 
-    role: its name within the operator. function: what it computes; a name of fitting.FUNCTIONS, or any other name
+    role: where it stands in the operator, as named_modules says it. function: what it computes; a name of fitting.FUNCTIONS, or any other name
     together with ``scalar``.
     """
 
     def __call__(self, role: str, function: str, scalar: Scalar | None = None) -> nn.Module: ...
+
+
+def within(make: NeuronFactory, part: str) -> NeuronFactory:
+    """The factory for a part of an operator: roles get the part's name in front."""
+
+    def make_within(role: str, function: str, scalar: Scalar | None = None) -> nn.Module:
+        return make(f"{part}.{role}", function, scalar)
+
+    return make_within
 
 
 @dataclass
@@ -87,7 +96,7 @@ class Observer(nn.Module):
 
     def forward(self, x: Tensor, dim: int = -1, where: Tensor | None = None) -> Tensor:
         """f(x), after x (only the elements in ``where``) has been recorded."""
-        seen = x if where is None else x[where]
+        seen = x if where is None else x[where | x.isnan()]
         if not bool(torch.isfinite(seen).all()):
             bad = seen[~torch.isfinite(seen)].reshape(-1)[0].item()
             raise CalibrationError(
@@ -195,14 +204,9 @@ class SharedScaleNode(CalibratedNode):
 
     exponents: Tensor
 
-    def __init__(self, tables: Tables, statistics: Statistics, scale: str, margin: float) -> None:
-        limit = statistics.magnitude * (1 + margin)
-        super().__init__(tables, "none", -limit, limit, "identity", 2.0**-tables.time_steps)
+    def __init__(self, tables: Tables, scale: str, exponents: Tensor, low: float, high: float) -> None:
+        super().__init__(tables, "none", low, high, "identity", 2.0**-tables.time_steps)
         self.shared = scale
-        reach = torch.tensor(statistics.magnitude) if scale != "channel" else statistics.channels
-        if reach is None:
-            raise CalibrationError("scale 'channel' needs inputs with a fixed number of channels")
-        exponents = binary_exponent((reach * (1 + margin)).clamp_min(1e-30).to(torch.float32))
         self.register_buffer("exponents", exponents)
 
     @property

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mbe_plugin.operators.base import SpikingOperator
-from mbe_plugin.operators.neuron import NeuronFactory
+from mbe_plugin.operators.neuron import NeuronFactory, within
 from mbe_plugin.operators.unary import LOG2_E
 
 DEEPEST = -125.0  # 2^-125 of the row's largest is where a weight is sent no more
@@ -28,6 +28,8 @@ class Softmax(SpikingOperator):
 
     def numerators(self, x: Tensor, dim: int) -> Tensor:
         """2^z, the read-outs of the 2^x neuron, zero where masked."""
+        if x.shape[dim] == 0:
+            return x  # rows without entries have no maximum
         lowest = torch.finfo(x.dtype).min
         log2 = (x * LOG2_E).clamp_min(lowest)  # finite masks stay finite, as in the ANN
         shift = torch.ceil(log2.detach().amax(dim=dim, keepdim=True))
@@ -68,7 +70,7 @@ class Attention(SpikingOperator):
         self.query = nn.Identity() if "query" in coded else make("query", "identity")
         self.key = nn.Identity() if "key" in coded else make("key", "identity")
         self.value = nn.Identity() if "value" in coded else make("value", "identity")
-        self.softmax = Softmax(make)
+        self.softmax = Softmax(within(make, "softmax"))
         self.mixed = make("mixed", "identity")
 
     def forward(

@@ -34,7 +34,7 @@ class Exponential(SpikingOperator):
     def forward(self, x: Tensor) -> Tensor:
         """base^x + shift."""
         z = x * self.log2_base
-        y = self.neuron(z, where=torch.isfinite(z))
+        y = self.neuron(z, where=z != -torch.inf)  # a mask; +inf and NaN are faults, to be seen and counted
         return y + self.shift if self.shift else y
 
 
@@ -49,4 +49,6 @@ class Rectifier(SpikingOperator):
 
     def forward(self, x: Tensor) -> Tensor:
         """x where x >= 0, slope_below * x elsewhere, encoded."""
-        return self.neuron(torch.where(x >= 0, x, x * self.slope_below))
+        # no product with 0, which would make NaN of -inf
+        below = x * self.slope_below if self.slope_below else torch.zeros_like(x)
+        return self.neuron(torch.where(x < 0, below, x))
