@@ -63,7 +63,7 @@ def locate_error(snn: nn.Module, ann: nn.Module, batch: Any) -> list[SiteError]:
     conversion = conversion_of(snn)
     if ann.training:
         raise ConversionError(
-            f"the {type(ann).__name__} is in training mode, so its dropout would count as error; call .eval() on it first"
+            f"the {type(ann).__name__} is in training mode, so its dropout counts as error; call .eval() first"
         )
     args, kwargs = as_call(batch, snn)
     with torch.no_grad():
@@ -72,8 +72,8 @@ def locate_error(snn: nn.Module, ann: nn.Module, batch: Any) -> list[SiteError]:
         exact_output = _tensors(_under(reference, snn, args, kwargs))
         if _relative(exact_output, wanted) > SAME_MODEL:
             raise ConversionError(
-                f"this {type(ann).__name__} is not the network that was converted: with every site exact its output differs "
-                f"by {_relative(exact_output, wanted):.1e}"
+                f"this {type(ann).__name__} is not the network that was converted: with every site exact its "
+                f"output differs by {_relative(exact_output, wanted):.1e}"
             )
         added, accumulated = _side_by_side(snn, args, kwargs, reference)
         errors = []

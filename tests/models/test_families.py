@@ -104,7 +104,9 @@ def test_generation(family: str, implementation: str) -> None:
     ann = scaled(make)
     ann.set_attn_implementation(implementation)
     snn: Any = mbe_plugin.convert(ann, [batch(0), batch(1)])
-    prompt = {k: v[:, :5] if "ids" in k or "mask" in k else v for k, v in batch(3).items() if "decoder" not in k}
+    prompt = {
+        k: v[:, :5] if "ids" in k or "mask" in k else v for k, v in batch(3).items() if "decoder" not in k
+    }
     prompt.pop("attention_mask", None)
     greedy = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False}
     cached = snn.generate(**prompt, **greedy, use_cache=True)
@@ -128,7 +130,7 @@ def by_hand(snn: nn.Module, ids: Tensor, steps: int) -> Tensor:
 
 @pytest.mark.filterwarnings("ignore::mbe_plugin.RangeWarning")
 def test_other_batch_sizes_lengths_and_masks_than_in_calibration() -> None:
-    make, batch = TRANSFORMERS["BERT"]
+    make, _ = TRANSFORMERS["BERT"]
     ann = scaled(make)
     snn = mbe_plugin.convert(ann, [{"input_ids": token_ids(0)}])  # no mask in calibration
     longer = {"input_ids": token_ids(4, 5, 17), "attention_mask": padding(5, 17)}
