@@ -83,6 +83,11 @@ def refuse_foreign_modules(path: str, module: nn.Module) -> None:
         raise ConversionError(f"{place} is compiled; convert model._orig_mod and compile the result")
     if type(module).__name__ in ("FullyShardedDataParallel", "DistributedDataParallel", "DataParallel"):
         raise ConversionError(f"{place} is wrapped in {type(module).__name__}; convert its .module and wrap the result")
+    if "forward" in vars(module):
+        raise ConversionError(
+            f"{place} has a forward of its own beside its class's, which nothing could route when it is called "
+            "directly; convert before such a wrapper is put on (accelerate's dispatch, say), or put it into a class"
+        )
 
 
 def _own_methods(original: type) -> dict[str, FunctionType]:
