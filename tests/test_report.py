@@ -206,3 +206,13 @@ def test_counting_ends_with_the_block(snn: nn.Module) -> None:
     assert before > 0
     snn(tokens())
     assert counts.total == before
+
+
+def test_counting_inside_counting(snn: nn.Module) -> None:
+    with count_spikes(snn) as outer:
+        with count_spikes(snn) as inner:
+            snn(tokens())
+        once = inner.total
+        assert outer.total == once > 0
+        snn(tokens())
+    assert (outer.total, inner.total) == (2 * once, once)

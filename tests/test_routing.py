@@ -527,6 +527,28 @@ def test_in_place_activations(function: Callable) -> None:
     assert_same_bits(x, tokens())
 
 
+def _by_keyword(m: Calling, x: Tensor) -> Tensor:
+    h = F.layer_norm(input=F.linear(input=x, weight=m.fc.weight), normalized_shape=(WIDTH,))
+    h = F.softmax(input=h, dim=-1) + F.gelu(input=x) + torch.pow(input=x, exponent=2)
+    h = h + torch.div(input=x, other=x.abs() + 1) + torch.mul(input=h, other=x)
+    return torch.matmul(input=h, other=x.mT)
+
+
+def _by_method(m: Calling, x: Tensor) -> Tensor:
+    h = m.fc(x).softmax(-1).matmul(x.mT).exp().square()
+    return h.div(h + 1).tanh().mul(h).pow(3).rsqrt().sigmoid()
+
+
+@pytest.mark.parametrize("function", [_by_keyword, _by_method])
+def test_every_spelling_of_a_call(function: Callable) -> None:
+    torch.manual_seed(0)
+    model, x = Calling(function), tokens()
+    snn = convert(model, [x])
+    assert len(report(snn).sites) >= 8
+    want = model(x)
+    assert (snn(x) - want).abs().max() < 1e-3 * want.abs().max()
+
+
 def test_a_layer_shared_by_several_depths() -> None:
     snn = convert(transformer(depth=1, repeats=3), [tokens()])
     assert sum(s.site == "layers.0:gelu" for s in report(snn).sites) == 1

@@ -151,11 +151,10 @@ class PowerRule(UnaryRule):
 
     def bind(self, spelling: Spelling, args: tuple, kwargs: dict[str, Any]) -> Call | None:
         """See Rule."""
-        args = (*args, *(kwargs[k] for k in ("exponent", "other") if k in kwargs))
-        base, exponent = args[:2]
+        base, exponent = _pair(args, kwargs)
         if is_activation(exponent) and not isinstance(base, Tensor):
             return Call(spelling.plain, (exponent,), {}, {"input": exponent}, "x", (("0", base),))
-        return super().bind(spelling, args[:2], {})
+        return super().bind(spelling, (base, exponent), {})
 
 
 @dataclass(frozen=True)
@@ -244,7 +243,7 @@ class QuotientRule(Rule):
 
     def bind(self, spelling: Spelling, args: tuple, kwargs: dict[str, Any]) -> Call | None:
         """See Rule."""
-        a, b = args[0], args[1] if len(args) > 1 else kwargs.get("other")
+        a, b = _pair(args, kwargs)
         if self.reflected:
             a, b = b, a
         if not is_activation(b) or kwargs.get("rounding_mode") is not None:
@@ -254,9 +253,7 @@ class QuotientRule(Rule):
         if is_activation(a):
             operands["0"] = a
         pattern = "aa" if "0" in operands else "wa"
-        return Call(
-            spelling.plain, (a, b), {}, operands, pattern, target=args[0] if spelling.writes else None
-        )
+        return Call(spelling.plain, (a, b), {}, operands, pattern, target=a if spelling.writes else None)
 
     def label(self, call: Call) -> str:
         """See Rule."""
@@ -338,6 +335,12 @@ def _rules() -> dict[str, Rule]:
 
 def _spellings(name: str) -> tuple[str, ...]:
     return name, f"{name}_", f"__{name}__", f"__r{name}__", f"__i{name}__"
+
+
+def _pair(args: tuple, kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    """The two operands of a quotient or a power, by position or by name."""
+    first = args[0] if args else kwargs.get("input", kwargs.get("self"))
+    return first, args[1] if len(args) > 1 else kwargs.get("other", kwargs.get("exponent"))
 
 
 def _number(value: Any) -> Any:
