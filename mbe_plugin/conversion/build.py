@@ -130,13 +130,15 @@ class NeuronBuilder:
             found = fit("identity", (low, high), self.time_steps, bases, family="published")
             error = max(abs(low), abs(high)) * 2.0**-self.time_steps
             return CalibratedNode(found.tables, "none", low, high, "identity", error)
-        if scale == "channel" and statistics.channels is None:
+        linear = len(self.site.dims) == 1  # other sites multiply activations with each other
+        if scale == "channel" and not (linear and statistics.channels is not None):
             scale = "token"
         if scale != "element":
             limit = statistics.magnitude * (1 + self.config.margin)
             reach = statistics.channels if scale == "channel" else torch.tensor(statistics.magnitude)
             assert reach is not None
             exponents = binary_exponent((reach.float() * (1 + self.config.margin)).clamp_min(1e-30))
+            limit = 1.0 if scale == "channel" else limit
             tables = shared_scale_tables(self.time_steps, bases)
             return SharedScaleNode(tables, scale, exponents, -limit, limit)
         limit = 2 * statistics.magnitude
