@@ -27,8 +27,9 @@ class MBEConfig:
     family: 'routed' (our extensions: one basis per element, chosen by sign, exponent and segment) or
     'published' (N parallel bases of the paper's five numbers; fixed ranges).
     scale: where the power-of-two scale of an encoded activation comes from: 'element' (the mantissa in T bits by
-    spikes, the exponent sent beside it), 'token' (one exponent per row of the contracted dimension), 'channel' (calibrated,
-    one per input feature of a linear layer; products of activations take 'token') or 'tensor' (calibrated, one).
+    spikes, the exponent sent beside it), 'token' (one exponent per row of the contracted dimension),
+    'channel' (calibrated, one per input feature of a linear layer; products of activations take 'token') or
+    'tensor' (calibrated, one).
     linear_inputs: 'spiking', or 'analogue' to leave the inputs of linear layers and convolutions unencoded.
     merge: let the spike train of a unary neuron feed the next product directly, without encoding it again.
     simulate: 'closed' or 'steps' (every step loop is run); both give the same spikes.

@@ -91,7 +91,9 @@ class Report:
         """The table and the summary as text."""
         rows = [_HEADER, *self._rows()]
         widths = [max(len(row[i]) for row in rows) for i in range(len(_HEADER))]
-        table = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+        table = [
+            "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows
+        ]
         seen = ["", "no instrument sees:", *(f"- {spot}" for spot in self.blind_spots)]
         return "\n".join([*table, "", self.summary(), *seen])
 
@@ -119,7 +121,19 @@ class Report:
                 )
 
 
-_HEADER = ("site", "operator", "error", "neuron", "T", "N (active)", "scale", "range", "fit error", "spikes", "outside")
+_HEADER = (
+    "site",
+    "operator",
+    "error",
+    "neuron",
+    "T",
+    "N (active)",
+    "scale",
+    "range",
+    "fit error",
+    "spikes",
+    "outside",
+)
 
 
 def _neuron_cells(n: NeuronReport) -> tuple[str, ...]:

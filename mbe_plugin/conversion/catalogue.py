@@ -79,7 +79,7 @@ class FirstOperand(Rule):
     def bind(self, spelling: Spelling, args: tuple, kwargs: dict[str, Any]) -> Call | None:
         """See Rule."""
         x = args[0] if args else kwargs.get("input", kwargs.get("self"))
-        if not is_activation(x):
+        if not isinstance(x, Tensor) or not is_activation(x):
             return None
         return Call(spelling.plain, args, kwargs, {"input": x})
 
@@ -189,8 +189,10 @@ class MultilinearRule(Rule):
 
     def label(self, call: Call) -> str:
         """See Rule."""
-        return self.op if call.pattern == "aw" and len(self.places) == 2 and self.op in _WEIGHTED else (
-            f"{self.op}({','.join(call.pattern)})"
+        return (
+            self.op
+            if call.pattern == "aw" and len(self.places) == 2 and self.op in _WEIGHTED
+            else (f"{self.op}({','.join(call.pattern)})")
         )
 
     def run(self, operator: Any, call: Call, memo: Any) -> Any:
@@ -297,11 +299,28 @@ def _rules() -> dict[str, Rule]:
     add(MultilinearRule("baddbmm", places=((1, "batch1", -1), (2, "batch2", -2))), "baddbmm")
     add(MultilinearRule("addbmm", places=((1, "batch1", -1), (2, "batch2", -2))), "addbmm")
     add(MultilinearRule("addmv", places=((1, "mat", -1), (2, "vec", -1))), "addmv")
-    add(MultilinearRule("bilinear", places=((0, "input1", -1), (1, "input2", -1), (2, "weight", -1))), "bilinear")
-    add(MultilinearRule("mul", places=((0, "input", -1), (1, "other", -1)), least=2), *_spellings("mul"), "multiply")
-    add(MultilinearRule("addcmul", places=((1, "tensor1", -1), (2, "tensor2", -1)), least=2), *_spellings("addcmul"))
+    add(
+        MultilinearRule("bilinear", places=((0, "input1", -1), (1, "input2", -1), (2, "weight", -1))),
+        "bilinear",
+    )
+    add(
+        MultilinearRule("mul", places=((0, "input", -1), (1, "other", -1)), least=2),
+        *_spellings("mul"),
+        "multiply",
+    )
+    add(
+        MultilinearRule("addcmul", places=((1, "tensor1", -1), (2, "tensor2", -1)), least=2),
+        *_spellings("addcmul"),
+    )
     add(EinsumRule("einsum"), "einsum")
-    add(QuotientRule("div"), *_spellings("div"), *_spellings("true_divide"), "divide", "__truediv__", "__itruediv__")
+    add(
+        QuotientRule("div"),
+        *_spellings("div"),
+        *_spellings("true_divide"),
+        "divide",
+        "__truediv__",
+        "__itruediv__",
+    )
     add(QuotientRule("div", reflected=True), "__rdiv__", "__rtruediv__")
     for name in UNARY_NAMES:
         add(UnaryRule(name), *_spellings(name))
@@ -384,7 +403,11 @@ def scalar_of(op: str, static: Mapping[str, Any]) -> tuple[str, Scalar | None]:
     if op == "gelu":
         tanh = (positional or [named.get("approximate", "none")])[0] == "tanh"
         return ("gelu_tanh" if tanh else "gelu"), None
-    if not positional and not named and op in ("silu", "tanh", "sigmoid", "erf", "mish", "reciprocal", "sqrt", "rsqrt"):
+    if (
+        not positional
+        and not named
+        and op in ("silu", "tanh", "sigmoid", "erf", "mish", "reciprocal", "sqrt", "rsqrt")
+    ):
         return op, None
     function = getattr(F, op, None) or getattr(torch, op, None) or getattr(torch.special, op)
 
@@ -393,5 +416,3 @@ def scalar_of(op: str, static: Mapping[str, Any]) -> tuple[str, Scalar | None]:
 
     label = ",".join(str(v) for v in (*positional, *named.values()))
     return (f"{op}({label})" if label else op), scalar
-
-

@@ -16,7 +16,7 @@ from mbe_plugin.operators.neuron import CalibratedNode
 class NeuronSpikes:
     """Spikes of one neuron: counts [T, N] int64 per step and basis, over ``elements`` inputs.
 
-    exponents: how many power-of-two scales were sent beside the trains (and, with them, the sign and the segment's address).
+    exponents: how many power-of-two scales were sent beside the trains (with the sign and the segment's address).
     """
 
     counts: Tensor
