@@ -50,7 +50,7 @@ class MBEConfig:
     merge: bool = True
     simulate: Simulation = "closed"
     strict: bool = True
-    margin: float = 0.25
+    margin: float = 0.5
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     sites: tuple[tuple[str, dict[str, Any]], ...] = ()

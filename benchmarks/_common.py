@@ -1,0 +1,40 @@
+"""What the benchmarks share: where results go, tables, the command line and the machine that made them."""
+
+from __future__ import annotations
+
+import csv
+import shlex
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from examples._shared import interleaved_medians, machine
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table; every cell is printed as str() gives it."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def write_csv(path: Path, rows: Sequence[Any]) -> None:
+    """Dataclass instances of one class as CSV."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [f.name for f in fields(rows[0])])
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)
+
+
+def provenance() -> str:
+    """The command that is running, and on what, as a line of Markdown."""
+    name = Path(sys.argv[0]).stem
+    command = shlex.join(["python", "-m", f"benchmarks.{name}", *sys.argv[1:]])
+    return f"`{command}` on {machine()}"
+
+
+__all__ = ["RESULTS", "interleaved_medians", "machine", "markdown_table", "provenance", "write_csv"]
