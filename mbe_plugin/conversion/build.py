@@ -24,8 +24,10 @@ from mbe_plugin.operators import (
     Exponential,
     GroupNorm,
     LayerNorm,
+    Logarithm,
     NeuronFactory,
     NormalizationUnit,
+    Periodic,
     Power,
     Quotient,
     Rectifier,
@@ -39,6 +41,8 @@ from mbe_plugin.operators import (
 from mbe_plugin.operators.softmax import DEEPEST
 
 LARGEST_POWER = 4
+UNSEEN = (-8.0, 8.0)  # domain of a neuron that no value reached in calibration, in an idle expert, say
+LOGARITHMS = {"log": math.log2(math.e), "log2": 1.0, "log10": 1 / math.log10(2), "log1p": math.log2(math.e)}
 
 
 def make_operator(site: Site, make: NeuronFactory, module_scalar: Scalar | None = None) -> SpikingOperator:
@@ -47,6 +51,8 @@ def make_operator(site: Site, make: NeuronFactory, module_scalar: Scalar | None 
         unit = site.unit
         return NormalizationUnit(make, centered=unit.centered, eps=unit.eps, gain_offset=unit.gain_offset)
     if site.unit is not None:
+        if site.unit.function in ("sin", "cos"):
+            return Periodic(make("neuron", site.unit.function))
         known = site.unit.function in FUNCTIONS
         return Unary(make("neuron", site.unit.function, None if known else module_scalar))
     if site.op in _WHOLE:
@@ -71,6 +77,10 @@ def make_unary(op: str, static: dict[str, Any], make: NeuronFactory) -> SpikingO
     if op in ("exp", "exp2", "expm1"):
         log2_base = 1.0 if op == "exp2" else math.log2(math.e)
         return Exponential(make("exp2", "exp2"), log2_base, shift=-1.0 if op == "expm1" else 0.0)
+    if op in LOGARITHMS:
+        return Logarithm(make("neuron", "log2"), LOGARITHMS[op], shift=1.0 if op == "log1p" else 0.0)
+    if op in ("sin", "cos"):
+        return Periodic(make("neuron", op))
     if op == "rpow" and isinstance(first, (int, float)) and first > 0:
         return Exponential(make("exp2", "exp2"), math.log2(first))
     if op in ("relu", "leaky_relu", "abs", "absolute"):
@@ -84,7 +94,13 @@ def make_unary(op: str, static: dict[str, Any], make: NeuronFactory) -> SpikingO
     if op == "reciprocal":
         return Unary(make("neuron", "signed_reciprocal"))
     function, scalar = scalar_of(op, static)
-    return Unary(make("neuron", function, scalar))
+    return Unary(make("neuron", function, scalar), _limits(scalar or FUNCTIONS[function].scalar))
+
+
+def _limits(scalar: Scalar) -> tuple[float, float]:
+    """f(-inf), f(inf); NaN where there is no finite one."""
+    low, high = scalar(torch.tensor([-math.inf, math.inf], dtype=torch.float64)).tolist()
+    return (low if math.isfinite(low) else math.nan, high if math.isfinite(high) else math.nan)
 
 
 class NeuronBuilder:
@@ -106,9 +122,9 @@ class NeuronBuilder:
             low, high = _reduced_range(function, statistics, self.config.margin)
             tables, reduction, error = _reduced_tables(function, self.time_steps, self.bases)
             return CalibratedNode(tables, reduction, low, high, function, error)
-        low, high = _widened(statistics, self.config.margin)
+        low, high = _widened(statistics, self.config.margin, scalar or FUNCTIONS[function].scalar)
         found = _fitted(function, scalar, (low, high), self.time_steps, self.bases, statistics)
-        error = math.sqrt(found.sample_mean_squared_error)
+        error = math.sqrt(found.sample_mean_squared_error if statistics.count else found.mean_squared_error)
         return CalibratedNode(found.tables, "none", low, high, function, error)
 
     def _identity(self, statistics: Statistics) -> nn.Module:
@@ -128,7 +144,8 @@ class NeuronBuilder:
         return CalibratedNode(tables, "identity", -limit, limit, "identity", error)
 
 
-_REDUCED = ("exp2", "reciprocal", "signed_reciprocal", "rsqrt", "sqrt")
+_TURNED = ("log2", "sin", "cos")  # their operators bring every input into the interval
+_REDUCED = ("exp2", "reciprocal", "signed_reciprocal", "rsqrt", "sqrt", *_TURNED)
 
 
 @functools.lru_cache(maxsize=256)
@@ -143,15 +160,22 @@ def _reduced_range(function: str, statistics: Statistics, margin: float) -> tupl
     """Where inputs are expected; a reduced neuron is as accurate beyond, an exponent more is sent."""
     if function == "exp2":
         return min(DEEPEST - 1, statistics.low), statistics.high + 1
+    if function in _TURNED:
+        return FUNCTIONS[function].interval
     if function == "signed_reciprocal":
         return -2 * statistics.magnitude, 2 * statistics.magnitude
     return statistics.low / 2, statistics.high * 2
 
 
-def _widened(statistics: Statistics, margin: float) -> tuple[float, float]:
+def _widened(statistics: Statistics, margin: float, scalar: Scalar) -> tuple[float, float]:
+    """The recorded range and a margin, on either side only where the function is finite there."""
+    if statistics.count == 0:
+        return UNSEEN
     low, high = statistics.low, statistics.high
     reach = margin * max(high - low, 1e-3 * max(abs(low), abs(high)), 1e-6)
-    return low - reach, high + reach
+    wide = torch.tensor([low - reach, high + reach], dtype=torch.float64)
+    finite = torch.isfinite(scalar(wide)).tolist()
+    return (wide[0].item() if finite[0] else low), (wide[1].item() if finite[1] else high)
 
 
 def _fitted(
@@ -163,7 +187,8 @@ def _fitted(
     statistics: Statistics,
 ) -> Fit:
     known = function if scalar is None else _Named(function, scalar)
-    return fit(known, domain, time_steps, bases, samples=statistics.sample())
+    samples = statistics.sample() if statistics.count else None
+    return fit(known, domain, time_steps, bases, samples=samples)
 
 
 class _Named:
