@@ -107,3 +107,23 @@ def test_rotation_by_complex_numbers_keeps_the_mark():
 
     snn = mbe_plugin.convert(Calls(rotate), [gaussian(2, 5, 8)])
     assert [site.operator for site in mbe_plugin.report(snn).sites] == ["Power"]
+
+
+def test_what_follows_an_excluded_unit_is_still_a_site():
+    class Swish(nn.Module):
+        def forward(self, x):
+            return x * torch.sigmoid(x) * 0.5
+
+    class Gated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up, self.gate, self.act = nn.Linear(4, 4), nn.Linear(4, 4), Swish()
+
+        def forward(self, x):
+            return self.act(self.gate(x)) * self.up(x)
+
+    config = mbe_plugin.MBEConfig(exclude=("act:*",))
+    snn = mbe_plugin.convert(Gated(), [gaussian(3, 4)], config)
+    report = mbe_plugin.report(snn)
+    assert "act:Swish" in report.kept_exact
+    assert "(root):mul(a,a)" in [site.site for site in report.sites]

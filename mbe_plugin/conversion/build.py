@@ -94,13 +94,13 @@ def make_unary(op: str, static: dict[str, Any], make: NeuronFactory) -> SpikingO
     if op == "reciprocal":
         return Unary(make("neuron", "signed_reciprocal"))
     function, scalar = scalar_of(op, static)
-    return Unary(make("neuron", function, scalar), _limits(scalar or FUNCTIONS[function].scalar))
+    return Unary(make("neuron", function, scalar), _at_mask(scalar or FUNCTIONS[function].scalar))
 
 
-def _limits(scalar: Scalar) -> tuple[float, float]:
-    """f(-inf), f(inf); NaN where there is no finite one."""
-    low, high = scalar(torch.tensor([-math.inf, math.inf], dtype=torch.float64)).tolist()
-    return (low if math.isfinite(low) else math.nan, high if math.isfinite(high) else math.nan)
+def _at_mask(scalar: Scalar) -> float:
+    """f(-inf); NaN where it is not finite."""
+    value = scalar(torch.tensor([-math.inf], dtype=torch.float64)).item()
+    return value if math.isfinite(value) else math.nan
 
 
 class NeuronBuilder:

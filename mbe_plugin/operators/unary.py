@@ -17,23 +17,22 @@ TURN = 2 * math.pi
 class Unary(SpikingOperator):
     """One neuron for the function itself (METHOD section 2): GELU, SiLU, tanh, 1/x, ...
 
-    limits: f(-inf) and f(inf), for masked inputs: they send no spikes and read the limit.
+    masked: f(-inf), if it is finite: what is masked so sends no spikes and reads it.
     """
 
-    def __init__(self, neuron: nn.Module, limits: tuple[float, float] = (math.nan, math.nan)) -> None:
+    def __init__(self, neuron: nn.Module, masked: float = math.nan) -> None:
         super().__init__()
-        self.neuron, self.limits = neuron, limits
+        self.neuron, self.masked = neuron, masked
 
     def forward(self, x: Tensor) -> Tensor:
         """f(x)."""
-        low, high = self.limits
-        if math.isnan(low) and math.isnan(high):
+        if math.isnan(self.masked):
             return self.neuron(x)
-        masked = torch.isinf(x)
+        masked = x == -torch.inf
         if not torch.compiler.is_compiling() and x.device.type == "cpu" and not bool(masked.any()):
             return self.neuron(x)
         y = self.neuron(torch.where(masked, 0.0, x), where=~masked)
-        return torch.where(masked, torch.where(x < 0, low, high).to(y.dtype), y)
+        return torch.where(masked, self.masked, y)
 
 
 class Exponential(SpikingOperator):
