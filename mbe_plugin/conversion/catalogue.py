@@ -324,6 +324,7 @@ def _rules() -> dict[str, Rule]:
     add(QuotientRule("div", reflected=True), "__rdiv__", "__rtruediv__")
     for name in UNARY_NAMES:
         add(UnaryRule(name), *_spellings(name))
+    add(UnaryRule("logsigmoid"), "log_sigmoid")
     add(PowerRule("pow"), *_spellings("pow"), "float_power")
     add(UnaryRule("rpow"), "__rpow__")
     add(SoftmaxRule("softmax"), "softmax")

@@ -87,10 +87,7 @@ def propagate(args: tuple, kwargs: dict[str, Any], out: Any, *, moves: bool, wri
     if highest == CONSTANT:
         return
     to = CODED if moves and lowest == CODED else ACTIVATION
-    if isinstance(out, Tensor) and out.is_floating_point():
-        setattr(out, _ATTRIBUTE, to)
-    elif isinstance(out, (list, tuple)):
-        mark(out, to)
+    mark(out, to)
     if writes:
         mark_written(args[0], to)
     if "out" in kwargs:
