@@ -162,9 +162,7 @@ def test_a_model_with_nothing_to_convert(model: nn.Module) -> None:
 
 
 def test_nothing_left_to_convert_by_configuration() -> None:
-    with pytest.raises(
-        ConversionError, match=r"nothing to convert: all \d+ sites of Transformer .* include, exclude"
-    ):
+    with pytest.raises(ConversionError, match=r"nothing to convert: .*Transformer.* include, exclude"):
         convert(transformer(), [tokens()], MBEConfig(include=("no_such_module*",)))
 
 

@@ -61,7 +61,7 @@ EXACT = frozenset(
     "count_nonzero numel size stride is_nonzero _local_scalar_dense item equal floor ceil round trunc set_ "
     "resize_ view_as_real view_as_complex _conj conj real imag complex one_hot embedding is_same_size "
     "sym_size sym_numel sym_stride prim_device cummax cummin unique _unique2 bucketize searchsorted "
-    "_assert_async _assert_scalar record_stream cross_entropy_loss".split()
+    "_nested_tensor_from_mask_left_aligned _assert_async _assert_scalar record_stream cross_entropy_loss".split()
 )
 
 _SHAPE_ONLY = frozenset(

@@ -79,7 +79,9 @@ def refuse_foreign_modules(path: str, module: nn.Module) -> None:
     """ConversionError for modules that run code which no Python-level instrument can follow."""
     place, kind = path or "the model", type(module).__name__
     if isinstance(module, (torch.jit.ScriptModule, torch.jit.ScriptFunction)):
-        raise ConversionError(f"{place} is a scripted or traced module; convert the Python model it came from")
+        raise ConversionError(
+            f"{place} is a scripted or traced module; convert the Python model it came from"
+        )
     if kind == "OptimizedModule":
         raise ConversionError(f"{place} is compiled; convert model._orig_mod and compile the result")
     if kind in _WRAPPERS:

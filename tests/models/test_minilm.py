@@ -88,7 +88,7 @@ def test_every_operator_is_spiking(converted: dict) -> None:
 
 
 def test_a_bounded_number_of_fits(minilm: nn.Module, calibration: Calibration, monkeypatch: Any) -> None:
-    """One fit per GELU and tanh, whose ranges differ, and one per reduced function; no more for 57 sites."""
+    """One fit per GELU and tanh, whose ranges differ; one per reduced function, unless the library has it."""
     from mbe_plugin.conversion import build
 
     calls = []
@@ -98,7 +98,8 @@ def test_a_bounded_number_of_fits(minilm: nn.Module, calibration: Calibration, m
     )
     build._reduced_tables.cache_clear()
     convert(minilm, calibration, MBEConfig(time_steps=5))
-    assert sorted(calls) == sorted(["gelu"] * 6 + ["tanh", "exp2", "reciprocal", "rsqrt"])
+    assert sorted(c for c in calls if c in ("gelu", "tanh")) == ["gelu"] * 6 + ["tanh"]
+    assert len(calls) <= 6 + 1 + 3, "57 sites with over a hundred neurons need no more"
 
 
 @contextmanager
