@@ -216,7 +216,9 @@ class Router(WatchedForward):
         assert spec is not None
         operator = sites.unit_operator
         if operator is None:
-            return inside_operator(exact)
+            out = inside_operator(exact)
+            mark(out, ACTIVATION)
+            return out
         out = self._run(
             sites.site(spec.function), operator, lambda: operator(*spec.arguments(frame.module, x)), exact
         )
