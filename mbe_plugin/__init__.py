@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from mbe_plugin.analysis import Report, report
+from mbe_plugin.analysis import Report, SiteError, locate_error, report
 from mbe_plugin.config import MBEConfig
 from mbe_plugin.conversion import Calibration, calibrate, convert, load, reset_counts, save
 from mbe_plugin.errors import (
@@ -35,6 +35,7 @@ __all__ = [
     "MBERecipe",
     "RangeWarning",
     "Report",
+    "SiteError",
     "SpikeCounts",
     "StorageError",
     "Tables",
@@ -45,6 +46,7 @@ __all__ = [
     "count_spikes",
     "fit",
     "load",
+    "locate_error",
     "report",
     "reset_counts",
     "save",

@@ -27,8 +27,9 @@ class MBEConfig:
     family: 'routed' (our extensions: one basis per element, chosen by sign, exponent and segment) or
     'published' (N parallel bases of the paper's five numbers; fixed ranges).
     scale: where the power-of-two scale of an encoded activation comes from: 'element' (the mantissa in T bits by
-    spikes, the exponent sent beside it), 'token' (one exponent per row of the contracted dimension), 'channel' (calibrated,
-    one per input feature of a linear layer; products of activations take 'token') or 'tensor' (calibrated, one).
+    spikes, the exponent sent beside it), 'token' (one exponent per row of the contracted dimension),
+    'channel' (calibrated, one per input feature of a linear layer; products of activations take 'token') or
+    'tensor' (calibrated, one).
     linear_inputs: 'spiking', or 'analogue' to leave the inputs of linear layers and convolutions unencoded.
     merge: let the spike train of a unary neuron feed the next product directly, without encoding it again.
     simulate: 'closed' or 'steps' (every step loop is run); both give the same spikes.
@@ -72,7 +73,7 @@ class MBEConfig:
             if isinstance(value, str):
                 raise ValueError(f"{name} must be a tuple of patterns, got the string {value!r}")
             object.__setattr__(self, name, tuple(value))
-        object.__setattr__(self, "sites", tuple((p, dict(o)) for p, o in self.sites))
+        object.__setattr__(self, "sites", _as_sites(self.sites))
         for pattern, overrides in self.sites:
             _check_overrides(pattern, overrides)
 
@@ -102,19 +103,28 @@ class MBEConfig:
     def from_json(cls, text: str) -> MBEConfig:
         """The config that to_json wrote; ValueError for another version or unknown fields."""
         data = json.loads(text)
+        if not isinstance(data, dict):
+            raise ValueError(f"MBEConfig.to_json wrote an object; this JSON is {text[:40]!r}")
         version = data.pop("version", None)
         if version != CONFIG_VERSION:
             raise ValueError(f"this MBEConfig has version {version!r}; this package reads {CONFIG_VERSION}")
         unknown = set(data) - {f.name for f in fields(cls)}
         if unknown:
             raise ValueError(f"unknown MBEConfig fields {sorted(unknown)}")
-        data["sites"] = tuple((p, o) for p, o in data.get("sites", ()))
         return cls(**data)
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{name} must be one of {choices}, got {value!r}")
+
+
+def _as_sites(sites: Any) -> tuple[tuple[str, dict[str, Any]], ...]:
+    pairs = [] if isinstance(sites, (str, dict)) else [tuple(pair) for pair in sites]
+    well_formed = all(len(p) == 2 and isinstance(p[0], str) and isinstance(p[1], dict) for p in pairs)
+    if not well_formed or isinstance(sites, (str, dict)):
+        raise ValueError(f"sites must be ((pattern, {{name: value}}), ...), got {sites!r}")
+    return tuple((pattern, dict(overrides)) for pattern, overrides in pairs)
 
 
 def _check_overrides(pattern: str, overrides: dict[str, Any]) -> None:

@@ -15,8 +15,8 @@ try:
     from spikingjelly.activation_based.ann2snn import ModuleConversionRecipe
 except ImportError as missing:  # SpikingJelly 0.0.0.0.14 has no recipes
     raise ImportError(
-        "mbe_plugin.MBERecipe needs SpikingJelly 2.0's ann2snn recipes; install it with: pip install 'spikingjelly>=2.0', "
-        "or call mbe_plugin.convert directly"
+        "mbe_plugin.MBERecipe needs SpikingJelly 2.0's ann2snn recipes; install it with: pip install "
+        "'spikingjelly>=2.0', or call mbe_plugin.convert directly"
     ) from missing
 
 

@@ -682,6 +682,34 @@ def test_layers_that_read_the_same_tensor_share_one_train() -> None:
     assert snn.mbe["q:linear"].encoders["0"] is snn.mbe["v:linear"].encoders["0"]
 
 
+def test_the_memo_gives_the_last_train_again_for_the_same_tensor_only() -> None:
+    calls: list[Tensor] = []
+
+    class Counting(nn.Module):
+        def forward(self, x: Tensor, dim: int) -> Tensor:
+            calls.append(x.clone())
+            return x + 1
+
+    memo, encoder, x = Memo(), Counting(), gaussian(3)
+    first = memo.encode(encoder, x, -1)
+    assert memo.encode(encoder, x, -1) is first
+    assert len(calls) == 1
+    assert torch.equal(memo.encode(encoder, x.clone(), -1), first)
+    assert len(calls) == 2, "equal values in another tensor"
+    memo.encode(encoder, x, -1)
+    x += 1
+    assert torch.equal(memo.encode(encoder, x, -1), x + 1), "written into in between"
+    memo.encode(Counting(), x, -1)
+    assert len(calls) == 5, "another encoder"
+    with torch.inference_mode():
+        y = gaussian(3)
+        memo.encode(encoder, y, -1)
+        y += 1
+        assert torch.equal(memo.encode(encoder, y, -1), y + 1), (
+            "inference tensors do not say whether they changed"
+        )
+
+
 def test_a_tensor_written_in_between_is_encoded_again() -> None:
     class Written(nn.Module):
         def __init__(self) -> None:

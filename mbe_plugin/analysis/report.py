@@ -20,10 +20,12 @@ from mbe_plugin.operators import CalibratedNode, SpikingOperator
 class NeuronReport:
     """One neuron of a site. fit_error: root mean square on the recorded values, or on the reduced interval.
 
+    site is whose neuron it is: another's, where both read the same tensor and share one train.
     spikes and exponents are per element, on the first calibration batch. outside: share of the values seen since
     the conversion (or the last reset_counts) that lay outside [low, high].
     """
 
+    site: str
     role: str
     function: str
     time_steps: int
@@ -67,7 +69,7 @@ class Report:
 
     def summary(self) -> str:
         """A few lines."""
-        neurons = [n for s in self.sites for n in s.neurons]
+        neurons = [n for s in self.sites for n in s.neurons if n.site == s.site]
         kinds = Counter(s.operator for s in self.sites)
         seen = sum(n.seen for n in neurons)
         outside = sum(n.outside * n.seen for n in neurons)
@@ -89,7 +91,9 @@ class Report:
         """The table and the summary as text."""
         rows = [_HEADER, *self._rows()]
         widths = [max(len(row[i]) for row in rows) for i in range(len(_HEADER))]
-        table = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+        table = [
+            "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows
+        ]
         seen = ["", "no instrument sees:", *(f"- {spot}" for spot in self.blind_spots)]
         return "\n".join([*table, "", self.summary(), *seen])
 
@@ -117,7 +121,19 @@ class Report:
                 )
 
 
-_HEADER = ("site", "operator", "error", "neuron", "T", "N (active)", "scale", "range", "fit error", "spikes", "outside")
+_HEADER = (
+    "site",
+    "operator",
+    "error",
+    "neuron",
+    "T",
+    "N (active)",
+    "scale",
+    "range",
+    "fit error",
+    "spikes",
+    "outside",
+)
 
 
 def _neuron_cells(n: NeuronReport) -> tuple[str, ...]:
@@ -179,6 +195,7 @@ def _neuron_report(role: str, node: CalibratedNode, conversion: Conversion) -> N
     counted = conversion.spikes.neurons.get((node.site, node.role)) if conversion.spikes else None
     seen = int(node.seen)
     return NeuronReport(
+        site=node.site,
         role=role,
         function=node.function,
         time_steps=node.time_steps,

@@ -40,11 +40,14 @@ LINEAR = frozenset(
 WEIGHTED = frozenset(
     "mm addmm bmm baddbmm addbmm addmv mv dot vdot convolution _convolution mkldnn_linear einsum bilinear".split()
 )
-PRODUCTS = frozenset("mul mm bmm baddbmm addbmm addmm addmv mv dot addcmul convolution _convolution einsum".split())
+PRODUCTS = frozenset(
+    "mul mm bmm baddbmm addbmm addmm addmv mv dot addcmul convolution _convolution einsum".split()
+)
 QUOTIENTS = frozenset("div addcdiv".split())
 EXACT = frozenset(
     "max min amax amin maximum minimum fmax fmin clamp clamp_min clamp_max where eq ne lt le gt ge isnan isinf "
-    "isfinite isin any all logical_and logical_or logical_not logical_xor bitwise_and bitwise_or bitwise_not masked_fill masked_scatter "
+    "isfinite isin any all logical_and logical_or logical_not logical_xor "
+    "bitwise_and bitwise_or bitwise_not masked_fill masked_scatter "
     "masked_select gather scatter scatter_add scatter_reduce index index_put _index_put_impl index_add index_copy "
     "index_fill index_select take take_along_dim select slice slice_scatter select_scatter diagonal diagonal_scatter "
     "view _unsafe_view reshape _reshape_alias unsafe_split split split_with_sizes unsafe_chunk chunk unbind cat stack "
@@ -58,7 +61,7 @@ EXACT = frozenset(
     "count_nonzero numel size stride is_nonzero _local_scalar_dense item equal floor ceil round trunc set_ "
     "resize_ view_as_real view_as_complex _conj conj real imag complex one_hot embedding is_same_size "
     "sym_size sym_numel sym_stride prim_device cummax cummin unique _unique2 bucketize searchsorted "
-    "_assert_async _assert_scalar record_stream cross_entropy_loss".split()
+    "_nested_tensor_from_mask_left_aligned _assert_async _assert_scalar record_stream cross_entropy_loss".split()
 )
 
 _SHAPE_ONLY = frozenset(

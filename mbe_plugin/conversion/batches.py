@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 import torch
@@ -35,9 +36,7 @@ def as_call(batch: Any, model: nn.Module) -> tuple[tuple, dict[str, Any]]:
 
 def device_of(model: nn.Module) -> torch.device:
     """Device of the model's first parameter or buffer; the CPU for a model without any."""
-    tensor = next(model.parameters(), None)
-    if tensor is None:
-        tensor = next(model.buffers(), None)
+    tensor = next(chain(model.parameters(), model.buffers()), None)
     return torch.device("cpu") if tensor is None else tensor.device
 
 

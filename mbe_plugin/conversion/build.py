@@ -12,7 +12,7 @@ from torch import nn
 from mbe_plugin.config import MBEConfig
 from mbe_plugin.conversion.catalogue import scalar_of
 from mbe_plugin.conversion.sites import Site
-from mbe_plugin.fitting import FUNCTIONS, Fit, fit
+from mbe_plugin.fitting import FUNCTIONS, Fit, fit, library
 from mbe_plugin.fitting.functions import Scalar
 from mbe_plugin.fitting.segments import identity_tables, shared_scale_tables
 from mbe_plugin.neuron.scaling import binary_exponent
@@ -63,7 +63,9 @@ def make_operator(site: Site, make: NeuronFactory, module_scalar: Scalar | None 
         numerator = make("numerator", "identity") if site.static["numerator"] else None
         return Quotient(numerator, make("reciprocal", "signed_reciprocal"))
     if site.dims:
-        encoders = {name: make(f"encoders.{name}", "identity") for name in site.dims if name not in site.coded}
+        encoders = {
+            name: make(f"encoders.{name}", "identity") for name in site.dims if name not in site.coded
+        }
         return EncodedCall(encoders, site.dims)
     return make_unary(site.op, site.static, make)
 
@@ -73,7 +75,7 @@ _WHOLE = {"softmax": Softmax, "layer_norm": LayerNorm, "rms_norm": RMSNorm, "gro
 
 def make_unary(op: str, static: dict[str, Any], make: NeuronFactory) -> SpikingOperator:
     """The operator of a function of one number, from its parts where it has an exact reduction."""
-    first = next(iter(static.values()), None)
+    first: Any = next(iter(static.values()), None)
     if op in ("exp", "exp2", "expm1"):
         log2_base = 1.0 if op == "exp2" else math.log2(math.e)
         return Exponential(make("exp2", "exp2"), log2_base, shift=-1.0 if op == "expm1" else 0.0)
@@ -119,23 +121,44 @@ class NeuronBuilder:
         if function == "identity":
             return self._identity(statistics)
         if function in _REDUCED:
-            low, high = _reduced_range(function, statistics, self.config.margin)
-            tables, reduction, error = _reduced_tables(function, self.time_steps, self.bases)
+            low, high = _reduced_range(function, statistics)
+            tables, reduction, error = _reduced_tables(
+                function, self.time_steps, self.bases, self.config.family
+            )
             return CalibratedNode(tables, reduction, low, high, function, error)
-        low, high = _widened(statistics, self.config.margin, scalar or FUNCTIONS[function].scalar)
-        found = _fitted(function, scalar, (low, high), self.time_steps, self.bases, statistics)
-        error = math.sqrt(found.sample_mean_squared_error if statistics.count else found.mean_squared_error)
-        return CalibratedNode(found.tables, "none", low, high, function, error)
+        found = self._fitted(function, scalar, statistics)
+        low, high = found.domain
+        error = found.mean_squared_error
+        if statistics.count:
+            error = found.errors_on(statistics.sample().clamp(low, high)).mean_squared
+        return CalibratedNode(found.tables, "none", low, high, function, math.sqrt(error))
+
+    def _fitted(self, function: str, scalar: Scalar | None, statistics: Statistics) -> Fit:
+        known = function if scalar is None else _Named(function, scalar)
+        exact = scalar or FUNCTIONS[function].scalar
+        if self.config.family == "published":  # on the recorded range, every part of it alike
+            domain = _widened(statistics, 0.0, exact)
+            return fit(known, domain, self.time_steps, self.bases, family="published")
+        domain = _widened(statistics, self.config.margin, exact)
+        samples = statistics.sample() if statistics.count else None
+        return fit(known, domain, self.time_steps, self.bases, samples=samples)
 
     def _identity(self, statistics: Statistics) -> nn.Module:
         bases, scale = self.identity_bases, self.scale
-        if scale == "channel" and statistics.channels is None:
+        if self.config.family == "published":
+            low, high = _widened(statistics, 0.0, FUNCTIONS["identity"].scalar)
+            found = fit("identity", (low, high), self.time_steps, bases, family="published")
+            error = max(abs(low), abs(high)) * 2.0**-self.time_steps
+            return CalibratedNode(found.tables, "none", low, high, "identity", error)
+        linear = len(self.site.dims) == 1  # other sites multiply activations with each other
+        if scale == "channel" and not (linear and statistics.channels is not None):
             scale = "token"
         if scale != "element":
             limit = statistics.magnitude * (1 + self.config.margin)
             reach = statistics.channels if scale == "channel" else torch.tensor(statistics.magnitude)
             assert reach is not None
             exponents = binary_exponent((reach.float() * (1 + self.config.margin)).clamp_min(1e-30))
+            limit = 1.0 if scale == "channel" else limit
             tables = shared_scale_tables(self.time_steps, bases)
             return SharedScaleNode(tables, scale, exponents, -limit, limit)
         limit = 2 * statistics.magnitude
@@ -145,18 +168,30 @@ class NeuronBuilder:
 
 
 _TURNED = ("log2", "sin", "cos")  # their operators bring every input into the interval
-_REDUCED = ("exp2", "reciprocal", "signed_reciprocal", "rsqrt", "sqrt", *_TURNED)
+# function -> the one whose tables serve it: roots reuse one octave's table for both parities of the exponent
+_REDUCED = {
+    "exp2": "exp2",
+    "reciprocal": "reciprocal",
+    "signed_reciprocal": "reciprocal",
+    "rsqrt": "rsqrt_octave",
+    "sqrt": "sqrt_octave",
+    **{function: function for function in _TURNED},
+}
 
 
 @functools.lru_cache(maxsize=256)
-def _reduced_tables(function: str, time_steps: int, bases: int) -> tuple[Tables, str, float]:
+def _reduced_tables(function: str, time_steps: int, bases: int, family: str) -> tuple[Tables, str, float]:
+    """Tables on the reduced interval, ready-made where the library has them; reduction and error."""
     signed = function == "signed_reciprocal"
-    found = fit("reciprocal" if signed else function, None, time_steps, max(bases // 2, 1) if signed else bases)
+    name = function if family == "published" and not signed else _REDUCED[function]
+    count = max(bases // 2, 1) if signed else bases
+    found = library.find(name, time_steps, count, family=family)
+    found = found or fit(name, None, time_steps, count, family=family)
     tables = mirrored_tables(found.tables) if signed else found.tables
     return tables, found.reduction, math.sqrt(found.mean_squared_error)
 
 
-def _reduced_range(function: str, statistics: Statistics, margin: float) -> tuple[float, float]:
+def _reduced_range(function: str, statistics: Statistics) -> tuple[float, float]:
     """Where inputs are expected; a reduced neuron is as accurate beyond, an exponent more is sent."""
     if function == "exp2":
         return min(DEEPEST - 1, statistics.low), statistics.high + 1
@@ -176,19 +211,6 @@ def _widened(statistics: Statistics, margin: float, scalar: Scalar) -> tuple[flo
     wide = torch.tensor([low - reach, high + reach], dtype=torch.float64)
     finite = torch.isfinite(scalar(wide)).tolist()
     return (wide[0].item() if finite[0] else low), (wide[1].item() if finite[1] else high)
-
-
-def _fitted(
-    function: str,
-    scalar: Scalar | None,
-    domain: tuple[float, float],
-    time_steps: int,
-    bases: int,
-    statistics: Statistics,
-) -> Fit:
-    known = function if scalar is None else _Named(function, scalar)
-    samples = statistics.sample() if statistics.count else None
-    return fit(known, domain, time_steps, bases, samples=samples)
 
 
 class _Named:

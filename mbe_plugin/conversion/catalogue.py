@@ -79,7 +79,7 @@ class FirstOperand(Rule):
     def bind(self, spelling: Spelling, args: tuple, kwargs: dict[str, Any]) -> Call | None:
         """See Rule."""
         x = args[0] if args else kwargs.get("input", kwargs.get("self"))
-        if not is_activation(x):
+        if not isinstance(x, Tensor) or not is_activation(x):
             return None
         return Call(spelling.plain, args, kwargs, {"input": x})
 
@@ -151,11 +151,10 @@ class PowerRule(UnaryRule):
 
     def bind(self, spelling: Spelling, args: tuple, kwargs: dict[str, Any]) -> Call | None:
         """See Rule."""
-        args = (*args, *(kwargs[k] for k in ("exponent", "other") if k in kwargs))
-        base, exponent = args[:2]
+        base, exponent = _pair(args, kwargs)
         if is_activation(exponent) and not isinstance(base, Tensor):
             return Call(spelling.plain, (exponent,), {}, {"input": exponent}, "x", (("0", base),))
-        return super().bind(spelling, args[:2], {})
+        return super().bind(spelling, (base, exponent), {})
 
 
 @dataclass(frozen=True)
@@ -190,8 +189,10 @@ class MultilinearRule(Rule):
 
     def label(self, call: Call) -> str:
         """See Rule."""
-        return self.op if call.pattern == "aw" and len(self.places) == 2 and self.op in _WEIGHTED else (
-            f"{self.op}({','.join(call.pattern)})"
+        return (
+            self.op
+            if call.pattern == "aw" and len(self.places) == 2 and self.op in _WEIGHTED
+            else (f"{self.op}({','.join(call.pattern)})")
         )
 
     def run(self, operator: Any, call: Call, memo: Any) -> Any:
@@ -242,7 +243,7 @@ class QuotientRule(Rule):
 
     def bind(self, spelling: Spelling, args: tuple, kwargs: dict[str, Any]) -> Call | None:
         """See Rule."""
-        a, b = args[0], args[1] if len(args) > 1 else kwargs.get("other")
+        a, b = _pair(args, kwargs)
         if self.reflected:
             a, b = b, a
         if not is_activation(b) or kwargs.get("rounding_mode") is not None:
@@ -252,7 +253,7 @@ class QuotientRule(Rule):
         if is_activation(a):
             operands["0"] = a
         pattern = "aa" if "0" in operands else "wa"
-        return Call(spelling.plain, (a, b), {}, operands, pattern, target=args[0] if spelling.writes else None)
+        return Call(spelling.plain, (a, b), {}, operands, pattern, target=a if spelling.writes else None)
 
     def label(self, call: Call) -> str:
         """See Rule."""
@@ -298,11 +299,28 @@ def _rules() -> dict[str, Rule]:
     add(MultilinearRule("baddbmm", places=((1, "batch1", -1), (2, "batch2", -2))), "baddbmm")
     add(MultilinearRule("addbmm", places=((1, "batch1", -1), (2, "batch2", -2))), "addbmm")
     add(MultilinearRule("addmv", places=((1, "mat", -1), (2, "vec", -1))), "addmv")
-    add(MultilinearRule("bilinear", places=((0, "input1", -1), (1, "input2", -1), (2, "weight", -1))), "bilinear")
-    add(MultilinearRule("mul", places=((0, "input", -1), (1, "other", -1)), least=2), *_spellings("mul"), "multiply")
-    add(MultilinearRule("addcmul", places=((1, "tensor1", -1), (2, "tensor2", -1)), least=2), *_spellings("addcmul"))
+    add(
+        MultilinearRule("bilinear", places=((0, "input1", -1), (1, "input2", -1), (2, "weight", -1))),
+        "bilinear",
+    )
+    add(
+        MultilinearRule("mul", places=((0, "input", -1), (1, "other", -1)), least=2),
+        *_spellings("mul"),
+        "multiply",
+    )
+    add(
+        MultilinearRule("addcmul", places=((1, "tensor1", -1), (2, "tensor2", -1)), least=2),
+        *_spellings("addcmul"),
+    )
     add(EinsumRule("einsum"), "einsum")
-    add(QuotientRule("div"), *_spellings("div"), *_spellings("true_divide"), "divide", "__truediv__", "__itruediv__")
+    add(
+        QuotientRule("div"),
+        *_spellings("div"),
+        *_spellings("true_divide"),
+        "divide",
+        "__truediv__",
+        "__itruediv__",
+    )
     add(QuotientRule("div", reflected=True), "__rdiv__", "__rtruediv__")
     for name in UNARY_NAMES:
         add(UnaryRule(name), *_spellings(name))
@@ -318,6 +336,12 @@ def _rules() -> dict[str, Rule]:
 
 def _spellings(name: str) -> tuple[str, ...]:
     return name, f"{name}_", f"__{name}__", f"__r{name}__", f"__i{name}__"
+
+
+def _pair(args: tuple, kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    """The two operands of a quotient or a power, by position or by name."""
+    first = args[0] if args else kwargs.get("input", kwargs.get("self"))
+    return first, args[1] if len(args) > 1 else kwargs.get("other", kwargs.get("exponent"))
 
 
 def _number(value: Any) -> Any:
@@ -380,7 +404,11 @@ def scalar_of(op: str, static: Mapping[str, Any]) -> tuple[str, Scalar | None]:
     if op == "gelu":
         tanh = (positional or [named.get("approximate", "none")])[0] == "tanh"
         return ("gelu_tanh" if tanh else "gelu"), None
-    if not positional and not named and op in ("silu", "tanh", "sigmoid", "erf", "mish", "reciprocal", "sqrt", "rsqrt"):
+    if (
+        not positional
+        and not named
+        and op in ("silu", "tanh", "sigmoid", "erf", "mish", "reciprocal", "sqrt", "rsqrt")
+    ):
         return op, None
     function = getattr(F, op, None) or getattr(torch, op, None) or getattr(torch.special, op)
 
@@ -389,5 +417,3 @@ def scalar_of(op: str, static: Mapping[str, Any]) -> tuple[str, Scalar | None]:
 
     label = ",".join(str(v) for v in (*positional, *named.values()))
     return (f"{op}({label})" if label else op), scalar
-
-

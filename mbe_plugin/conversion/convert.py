@@ -19,11 +19,11 @@ from mbe_plugin.conversion.marks import tensors_of
 from mbe_plugin.conversion.record import record
 from mbe_plugin.conversion.routed import CONTAINER, install
 from mbe_plugin.conversion.sites import Calibration, Site, structure_of
-from mbe_plugin.operators.spikes import SpikeCounts, count_spikes
 from mbe_plugin.errors import ConversionError, UnsupportedOperatorError
 from mbe_plugin.fitting.functions import Scalar
 from mbe_plugin.operators import CalibratedNode, SpikingOperator
 from mbe_plugin.operators.neuron import RangeNotice
+from mbe_plugin.operators.spikes import SpikeCounts, count_spikes
 
 Progress = Callable[[str], None]
 
@@ -36,7 +36,9 @@ class Conversion:
     sites: list[Site]
     kept_exact: dict[str, str]  # site -> why
     findings: Findings
-    local_errors: dict[str, float] = field(default_factory=dict)  # site -> relative error on the audit's batch
+    local_errors: dict[str, float] = field(
+        default_factory=dict
+    )  # site -> relative error on the audit's batch
     spikes: SpikeCounts | None = None  # of the audit's batch
     batches: int = 0
 
@@ -124,7 +126,7 @@ def attach(
     inputs: dict[str, dict[str, int]],
     neuron: MakeNeuron,
 ) -> None:
-    """Make the operators with neurons from ``neuron``, put them under ``work.mbe`` and tell the modules which are theirs."""
+    """Make the operators with neurons from ``neuron``, put them under ``work.mbe``, tell the modules their own."""
     config, kept = conversion.config, conversion.kept_exact
     unary_kept = any(site.name in kept and not site.dims for site in conversion.sites)
     reuse = config.merge and config.family == "routed" and not unary_kept
@@ -161,8 +163,8 @@ def _operator(work: nn.Module, site: Site, neuron: MakeNeuron) -> SpikingOperato
 def _nothing(calibration: Calibration, kept: dict[str, str]) -> str:
     if kept:
         return (
-            f"nothing to convert: all {len(kept)} sites of {calibration.model_class} are kept exact; check include, "
-            "exclude and linear_inputs"
+            f"nothing to convert: {calibration.model_class} has {len(kept)} sites, all kept exact; check include, exclude "
+            "and linear_inputs"
         )
     return (
         f"nothing to convert: no operator on activations was found in {calibration.model_class}; is the calibration "
@@ -203,7 +205,10 @@ def audit(work: nn.Module, args: tuple, kwargs: dict[str, Any], conversion: Conv
             return
         wanted = exact().double()
         error, size = squares.setdefault(site, [0.0, 0.0])
-        squares[site] = [error + (out.double() - wanted).square().sum().item(), size + wanted.square().sum().item()]
+        squares[site] = [
+            error + (out.double() - wanted).square().sum().item(),
+            size + wanted.square().sum().item(),
+        ]
 
     inputs = [t for _, t in tensors_of((args, kwargs)) if t.is_floating_point()]
     with torch.no_grad(), watched_by(Router(watch)), count_spikes(work) as conversion.spikes:

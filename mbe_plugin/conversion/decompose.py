@@ -245,15 +245,13 @@ def multi_head_attention_forward(
     if not batched:
         query, key, value = (t.unsqueeze(1) for t in (query, key, value))
         key_padding_mask = None if key_padding_mask is None else key_padding_mask.unsqueeze(0)
-    if use_separate_proj_weight:
-        weights = [q_proj_weight, k_proj_weight, v_proj_weight]
-    else:
-        assert in_proj_weight is not None
-        weights = list(in_proj_weight.chunk(3))
+    separate = (q_proj_weight, k_proj_weight, v_proj_weight)
+    weights = separate if in_proj_weight is None else in_proj_weight.chunk(3)
     biases = [None] * 3 if in_proj_bias is None else list(in_proj_bias.chunk(3))
     q, k, v = (
         _heads(F.linear(x, w, b), num_heads)
         for x, w, b in zip((query, key, value), weights, biases, strict=True)
+        if w is not None
     )
     mask = _merged_mask(attn_mask, key_padding_mask, q, k)
     dropped = dropout_p if training else 0.0

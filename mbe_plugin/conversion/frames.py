@@ -123,7 +123,9 @@ class WatchedForward(TorchFunctionMode):
                         f"{self.frames[-1].sites.site(rule.label(call))} writes into out=; assign the result instead"
                     )
                 return self._site(rule, call, lambda: func(*args, **kwargs))
-        elif spelling.decomposition is not None and any(is_activation(t) for _, t in tensors_of((args, kwargs))):
+        elif spelling.decomposition is not None and any(
+            is_activation(t) for _, t in tensors_of((args, kwargs))
+        ):
             return self._decomposed(spelling, args, kwargs, lambda: func(*args, **kwargs))
         elif spelling.is_loss:
             return inside_operator(lambda: func(*args, **kwargs))
@@ -132,10 +134,14 @@ class WatchedForward(TorchFunctionMode):
             mark(out, ACTIVATION)
         elif not spelling.shape_only:
             if torch.compiler.is_compiling() and spelling.moves and isinstance(out, (list, tuple)):
-                out = tuple([piece.view_as(piece) for piece in out])  # pieces of a tuple cannot be marked there
+                out = tuple(
+                    [piece.view_as(piece) for piece in out]
+                )  # pieces of a tuple cannot be marked there
             if spelling.like:  # the other arguments give a shape or a dtype, but no values
                 args = args[:1]
-            propagate(args, {} if spelling.like else kwargs, out, moves=spelling.moves, writes=spelling.writes)
+            propagate(
+                args, {} if spelling.like else kwargs, out, moves=spelling.moves, writes=spelling.writes
+            )
         return out
 
     def at_site(self, rule: Rule, call: Call, label: str, exact: Callable[[], Any]) -> Any:
@@ -219,7 +225,9 @@ class Router(WatchedForward):
         mark(out, CODED if spec.kind == "unary" else ACTIVATION)
         return out
 
-    def _run(self, site: str, operator: SpikingOperator, run: Callable[[], Any], exact: Callable[[], Any]) -> Any:
+    def _run(
+        self, site: str, operator: SpikingOperator, run: Callable[[], Any], exact: Callable[[], Any]
+    ) -> Any:
         out = inside_operator(run)
         if self.watch is not None:
             inside_operator(lambda: self.watch(site, operator, out, exact))  # type: ignore[misc]  # not None here
@@ -254,7 +262,9 @@ def unseen(site: str) -> str:
     )
 
 
-def run_frame(module: nn.Module, method: str, names: tuple[str, ...], call: Callable, args: tuple, kwargs: dict) -> Any:
+def run_frame(
+    module: nn.Module, method: str, names: tuple[str, ...], call: Callable, args: tuple, kwargs: dict
+) -> Any:
     """Run call(module, *args, **kwargs) as a frame, under a new Router when it is the outermost one."""
     if SLOT.inside_operator:
         return call(module, *args, **kwargs)
@@ -319,9 +329,9 @@ def _framed(
     mode.at_entry(frame, names, args, kwargs)
     mode.frames.append(frame)
     try:
-        if sites.unit is not None and method == "forward" and len(args) == 1 and not kwargs:
-            if is_activation(args[0]):
-                return mode.at_unit(frame, args[0], lambda: call(module, *args))
+        alone = method == "forward" and len(args) == 1 and not kwargs
+        if sites.unit is not None and alone and is_activation(args[0]):
+            return mode.at_unit(frame, args[0], lambda: call(module, *args))
         return call(module, *args, **kwargs)
     finally:
         mode.frames.pop()

@@ -77,7 +77,7 @@ def _collect(value: Any, slot: str, found: list[tuple[str, Tensor]]) -> None:
     elif isinstance(value, dict):
         for key, item in value.items():
             _collect(item, f"{slot}.{key}" if slot else str(key), found)
-    elif not torch.compiler.is_compiling() and "Cache" in type(value).__name__:
+    elif not torch.compiler.is_compiling() and type(value).__module__ == "transformers.cache_utils":
         _collect(vars(value), slot, found)
 
 

@@ -94,7 +94,9 @@ def _as_normalization(module: nn.Module, width: int) -> UnitSpec | None:
     named = dict(module.named_parameters(recurse=False))
     if any(p.numel() != width for p in named.values()):
         return None
-    eps = next((float(getattr(module, n)) for n in _EPS_NAMES if isinstance(getattr(module, n, None), float)), 1e-6)
+    eps = next(
+        (float(getattr(module, n)) for n in _EPS_NAMES if isinstance(getattr(module, n, None), float)), 1e-6
+    )
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(5, width, dtype=torch.float64, generator=generator) * torch.tensor(
         [[1e-3], [0.1], [1.0], [10.0], [1e3]], dtype=torch.float64
@@ -111,7 +113,15 @@ def _as_normalization(module: nn.Module, width: int) -> UnitSpec | None:
         normal = work * torch.rsqrt(work.square().mean(-1, keepdim=True) + eps)
         for gain_offset in (0.0, 1.0):
             if torch.allclose(normal * (weight + gain_offset) + bias, y, rtol=TOLERANCE, atol=TOLERANCE):
-                return UnitSpec("normalization", "layer_norm" if centered else "rms_norm", centered, eps, gain_offset, weight_name, bias_name)
+                return UnitSpec(
+                    "normalization",
+                    "layer_norm" if centered else "rms_norm",
+                    centered,
+                    eps,
+                    gain_offset,
+                    weight_name,
+                    bias_name,
+                )
     return None
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import BaseTorchFunctionMode
 
 from mbe_plugin.conversion.batches import as_call
 from mbe_plugin.conversion.build import make_operator
@@ -160,7 +161,8 @@ def _check_batches(batches: Any) -> None:
 
 def _find_units(model: nn.Module, modules: dict[str, ModuleSites], args: tuple, kwargs: dict) -> None:
     def plain() -> Any:
-        return inside_operator(lambda: _forward(model, 0, args, kwargs))
+        with BaseTorchFunctionMode():  # any mode keeps torch's fused fast paths away, which skip submodules
+            return inside_operator(lambda: _forward(model, 0, args, kwargs))
 
     found: dict[str, UnitSpec] = inside_operator(lambda: find_units(model, plain))
     for path, spec in found.items():

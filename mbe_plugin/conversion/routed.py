@@ -50,7 +50,8 @@ def routed_class(original: type[nn.Module]) -> type[nn.Module]:
             members |= {"__iter__": _iterate, "__len__": _length, "__getitem__": _item}
         members["__module__"], members["__qualname__"] = original.__module__, original.__qualname__
         members["__doc__"] = original.__doc__
-        _classes[original] = type(original)(original.__name__, (original,), members)
+        metaclass: Any = type(original)
+        _classes[original] = metaclass(original.__name__, (original,), members)
     return _classes[original]
 
 
@@ -76,13 +77,35 @@ def install(model: nn.Module) -> dict[str, ModuleSites]:
 
 def refuse_foreign_modules(path: str, module: nn.Module) -> None:
     """ConversionError for modules that run code which no Python-level instrument can follow."""
-    place = path or "the model"
+    place, kind = path or "the model", type(module).__name__
     if isinstance(module, (torch.jit.ScriptModule, torch.jit.ScriptFunction)):
-        raise ConversionError(f"{place} is a scripted or traced module; convert the Python model it came from")
-    if type(module).__name__ == "OptimizedModule":
+        raise ConversionError(
+            f"{place} is a scripted or traced module; convert the Python model it came from"
+        )
+    if kind == "OptimizedModule":
         raise ConversionError(f"{place} is compiled; convert model._orig_mod and compile the result")
-    if type(module).__name__ in ("FullyShardedDataParallel", "DistributedDataParallel", "DataParallel"):
-        raise ConversionError(f"{place} is wrapped in {type(module).__name__}; convert its .module and wrap the result")
+    if kind in _WRAPPERS:
+        raise ConversionError(f"{place} is wrapped in {kind}; convert its .module and wrap the result")
+    if type(module).__module__.startswith(_QUANTISED):
+        raise ConversionError(
+            f"{place} is a {kind} of {type(module).__module__}: quantised weights run kernels of their own; load the "
+            "model in float32, float16 or bfloat16"
+        )
+    attention = getattr(getattr(module, "config", None), "_attn_implementation", None)
+    if attention in _ATTENTION_KERNELS:
+        raise ConversionError(
+            f"{place} uses {attention}, a kernel of its own; call model.set_attn_implementation('sdpa') first"
+        )
+    if "forward" in vars(module):
+        raise ConversionError(
+            f"{place} has a forward of its own beside its class's, which nothing could route when it is called "
+            "directly; convert before such a wrapper is put on (accelerate's dispatch, say), or put it into a class"
+        )
+
+
+_WRAPPERS = ("FullyShardedDataParallel", "DistributedDataParallel", "DataParallel")
+_QUANTISED = ("bitsandbytes.", "torchao.", "torch.ao.nn", "auto_gptq.", "awq.")
+_ATTENTION_KERNELS = ("flash_attention_2", "flash_attention_3", "flex_attention")
 
 
 def _own_methods(original: type) -> dict[str, FunctionType]:
@@ -102,7 +125,11 @@ def _own_methods(original: type) -> dict[str, FunctionType]:
 
 def _routed(name: str, method: Callable) -> Callable:
     names = tuple(inspect.signature(method).parameters)[1:]
-    if inspect.isgeneratorfunction(method) or inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method):
+    if (
+        inspect.isgeneratorfunction(method)
+        or inspect.iscoroutinefunction(method)
+        or inspect.isasyncgenfunction(method)
+    ):
         return _suspended(name, method)
 
     @functools.wraps(method)
@@ -130,7 +157,7 @@ def _suspended(name: str, method: Callable) -> Callable:
 
 def _reduce_ex(self: nn.Module, protocol: int) -> tuple:
     """Pickle and copy by the original class, which can be imported; the routed one is made again."""
-    rest = super(type(self), self).__reduce_ex__(protocol)[2:]  # type: ignore[misc]  # object's own
+    rest = super(type(self), self).__reduce_ex__(protocol)[2:]
     return (_blank, (original_class(self),), *rest)
 
 

@@ -15,8 +15,9 @@ from mbe_plugin.operators import Statistics
 class Site:
     """One call site: where, which operator, and what its neurons saw.
 
-    ``static`` is what the operator is made with; ``dims`` the contracted dimension per operand; ``coded`` the operands that
-    arrived as spike trains at every call; ``shared`` names, for a role, the earlier site and role that encodes the very same tensor.
+    ``static`` is what the operator is made with; ``dims`` the contracted dimension per operand; ``coded`` the
+    operands that arrived as spike trains at every call; ``shared`` names, for a role, the earlier site and role that
+    encodes the very same tensor.
     """
 
     path: str

@@ -88,7 +88,9 @@ def load(
         config=MBEConfig.from_json(json.dumps(description["config"])),
         sites=sites,
         kept_exact=description["kept_exact"],
-        findings=Findings(*(Counter({tuple(r[:2]): r[2] for r in description["findings"][k]}) for k in _FINDINGS)),
+        findings=Findings(
+            *(Counter({tuple(r[:2]): r[2] for r in description["findings"][k]}) for k in _FINDINGS)
+        ),
         local_errors=description["local_errors"],
         batches=description["batches"],
         spikes=_spikes_from_list(description["spikes"]),
@@ -206,8 +208,8 @@ def _tensors(folder: Path, description: dict[str, Any]) -> dict[str, Tensor]:
 def _check_model(model: nn.Module, description: dict[str, Any], check_weights: bool) -> None:
     if structure_fingerprint(model) != description["structure"]:
         raise StorageError(
-            f"this {type(model).__name__} is not the {description['model_class']} that was converted: its class or its "
-            "parameters' names and shapes differ"
+            f"this {type(model).__name__} is not the {description['model_class']} that was converted: its class "
+            "or its parameters' names and shapes differ"
         )
     if check_weights and weights_fingerprint(model) != description["weights"]:
         raise StorageError(
@@ -223,7 +225,9 @@ def _pretrained(folder: Path, description: dict[str, Any]) -> nn.Module:
 
     cls = getattr(transformers, description["model_class"], None)
     if cls is None:
-        raise StorageError(f"transformers has no class {description['model_class']}; pass the model to load()")
+        raise StorageError(
+            f"transformers has no class {description['model_class']}; pass the model to load()"
+        )
     return cls.from_pretrained(folder).eval()
 
 
@@ -247,7 +251,9 @@ def _site_as_dict(site: Site) -> dict[str, Any]:
 def _site_from_dict(d: dict[str, Any]) -> Site:
     roles = {r: Statistics(low, high, count) for r, (low, high, count) in d["roles"].items()}
     unit = None if d["unit"] is None else UnitSpec(**d["unit"])
-    return Site(d["path"], d["label"], d["op"], d["static"], d["dims"], frozenset(d["coded"]), roles, {}, unit)
+    return Site(
+        d["path"], d["label"], d["op"], d["static"], d["dims"], frozenset(d["coded"]), roles, {}, unit
+    )
 
 
 def _spikes_as_list(spikes: SpikeCounts | None) -> list[Any]:

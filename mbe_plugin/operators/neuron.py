@@ -23,11 +23,13 @@ SAMPLES_KEPT = 65536
 class NeuronFactory(Protocol):
     """Makes the module that stands for one neuron of an operator.
 
-    role: where it stands in the operator, as named_modules says it. function: what it computes; a name of fitting.FUNCTIONS, or any other name
-    together with ``scalar``.
+    role: where it stands in the operator, as named_modules says it. function: what it computes; a
+    name of fitting.FUNCTIONS, or any other name together with ``scalar``.
     """
 
-    def __call__(self, role: str, function: str, scalar: Scalar | None = None) -> nn.Module: ...
+    def __call__(self, role: str, function: str, scalar: Scalar | None = None) -> nn.Module:
+        """The module that stands for the neuron."""
+        ...
 
 
 def within(make: NeuronFactory, part: str) -> NeuronFactory:
@@ -199,7 +201,8 @@ class SharedScaleNode(CalibratedNode):
     """An identity whose power-of-two scale is shared: per token (from the data), channel or tensor (calibrated).
 
     The tables live on magnitudes [0, 1), routed by binary exponent; a value at or above the shared
-    scale saturates.
+    scale saturates. With 'channel', ``calibrated`` is [-1, 1], in units of each channel's scale, so that
+    what saturates in a small channel is counted although a large one would hold it.
     """
 
     exponents: Tensor
@@ -216,10 +219,10 @@ class SharedScaleNode(CalibratedNode):
 
     def forward(self, x: Tensor, dim: int = -1, where: Tensor | None = None) -> Tensor:
         """Decoded value of x, scaled along ``dim``, the contracted dimension."""
-        self.count_range(x, where)
         work = x.to(compute_dtype(x))
         exponent = self._exponent(work, dim)
         reduced = scale_by_power_of_two(work, -exponent)
+        self.count_range(reduced if self.shared == "channel" else x, where)
         if self.spike_listener is not None:
             taking_part = reduced if where is None else reduced[where]
             counts, _ = self.spike_counts(taking_part)

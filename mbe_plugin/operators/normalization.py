@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mbe_plugin.operators.base import SpikingOperator
 from mbe_plugin.operators.neuron import NeuronFactory

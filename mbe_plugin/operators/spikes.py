@@ -16,7 +16,7 @@ from mbe_plugin.operators.neuron import CalibratedNode
 class NeuronSpikes:
     """Spikes of one neuron: counts [T, N] int64 per step and basis, over ``elements`` inputs.
 
-    exponents: how many power-of-two scales were sent beside the trains (and, with them, the sign and the segment's address).
+    exponents: how many power-of-two scales were sent beside the trains (with the sign and the segment's address).
     """
 
     counts: Tensor
@@ -67,21 +67,26 @@ class SpikeCounts:
 def count_spikes(snn: nn.Module) -> Iterator[SpikeCounts]:
     """Count every neuron's spikes per step and basis in the forwards inside the ``with`` block.
 
-    An encoder that several layers share sends one train, which is counted once.
+    An encoder that several layers share sends one train, which is counted once. Blocks may be nested.
     """
     counts = SpikeCounts()
-    nodes = [m for m in snn.modules() if isinstance(m, CalibratedNode)]
-    for node in nodes:
-        node.spike_listener = _listener(counts, node)
+    outer = [(m, m.spike_listener) for m in snn.modules() if isinstance(m, CalibratedNode)]
+    for node, listener in outer:
+        node.spike_listener = _listener(counts, node, listener)
     try:
         yield counts
     finally:
-        for node in nodes:
-            node.spike_listener = None
+        for node, listener in outer:
+            node.spike_listener = listener
 
 
-def _listener(counts: SpikeCounts, node: CalibratedNode) -> Callable[[Tensor, int, int], None]:
+Listener = Callable[[Tensor, int, int], None]
+
+
+def _listener(counts: SpikeCounts, node: CalibratedNode, outer: Listener | None) -> Listener:
     def listen(fired: Tensor, exponents: int, elements: int) -> None:
+        if outer is not None:
+            outer(fired, exponents, elements)
         key = node.site, node.role
         if key not in counts.neurons:
             counts.neurons[key] = NeuronSpikes(torch.zeros_like(fired), node.bases_per_element)

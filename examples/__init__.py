@@ -1,0 +1,1 @@
+"""Examples: run one with python examples/NAME.py."""

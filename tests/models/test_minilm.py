@@ -1,0 +1,218 @@
+"""all-MiniLM-L6-v2 with its pretrained weights, fully spike-driven: the bounds of the project's first issue.
+
+Sixteen sentences that calibration never saw; benchmarks/fidelity.py holds the same bounds on hundreds.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from oracle import assert_same_bits
+from sentences import CALIBRATION, EVALUATION
+from torch import Tensor, nn
+
+from mbe_plugin import Calibration, MBEConfig, SpikeCounts, calibrate, convert, count_spikes, report
+from mbe_plugin.operators import CalibratedNode
+
+BOUNDS = {16: (0.9999, 0.02), 8: (0.999, None)}  # minimum cosine, maximum error of the last hidden state
+
+# a shift of a padded row's scores by the dtype's lowest number leaves nothing of them, in the ANN as here
+MASKINGS = {"-inf": -torch.inf, "lowest": torch.finfo(torch.float32).min}
+
+
+@pytest.fixture(scope="module")
+def batch(minilm_tokenizer: Any) -> Any:
+    """Tokenised sentences, padded."""
+
+    def tokenized(*sentences: str) -> dict[str, Tensor]:
+        return dict(minilm_tokenizer(list(sentences), padding=True, return_tensors="pt"))
+
+    return tokenized
+
+
+@pytest.fixture(scope="module")
+def calibration(minilm: nn.Module, batch: Any) -> Calibration:
+    return calibrate(minilm, [batch(*CALIBRATION[i : i + 20]) for i in (0, 20)])
+
+
+@pytest.fixture(scope="module")
+def converted(minilm: nn.Module, calibration: Calibration) -> dict[int, nn.Module]:
+    return {steps: convert(minilm, calibration, MBEConfig(time_steps=steps)) for steps in (16, 8, 4)}
+
+
+def hidden(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+    with torch.no_grad():
+        return model(**inputs).last_hidden_state
+
+
+def embeddings(states: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the tokens, as the model card takes it."""
+    weight = mask[..., None].to(states.dtype)
+    return (states * weight).sum(1) / weight.sum(1)
+
+
+def least_cosine(one: Tensor, other: Tensor) -> float:
+    return nn.functional.cosine_similarity(one.double(), other.double(), dim=-1).min().item()
+
+
+@pytest.mark.parametrize("steps", BOUNDS)
+def test_it_agrees_with_the_ann(minilm: nn.Module, converted: dict, batch: Any, steps: int) -> None:
+    assert not set(CALIBRATION) & set(EVALUATION)
+    inputs = batch(*EVALUATION)
+    mask = inputs["attention_mask"]
+    want, got = hidden(minilm, inputs), hidden(converted[steps], inputs)
+    cosine, error = BOUNDS[steps]
+    assert least_cosine(embeddings(got, mask), embeddings(want, mask)) >= cosine
+    if error is not None:
+        assert (got - want)[mask.bool()].abs().max() <= error
+    assert not torch.equal(got, want)
+
+
+def test_every_operator_is_spiking(converted: dict) -> None:
+    """Six layers: six Linears, an attention, two LayerNorms, a GELU; one more of some at both ends."""
+    found = report(converted[16])
+    kinds: dict[str, int] = {}
+    for site in found.sites:
+        kinds[site.operator] = kinds.get(site.operator, 0) + 1
+    # the tanh is the pooler's
+    assert kinds == {"EncodedCall": 6 * 6 + 1, "Attention": 6, "LayerNorm": 2 * 6 + 1, "Unary": 6 + 1}
+    assert not found.kept_exact
+    assert not found.unsupported
+    assert all(n.time_steps == 16 for site in found.sites for n in site.neurons)
+    assert max(site.error for site in found.sites) < 1e-3
+
+
+def test_a_bounded_number_of_fits(minilm: nn.Module, calibration: Calibration, monkeypatch: Any) -> None:
+    """One fit per GELU and tanh, whose ranges differ; one per reduced function, unless the library has it."""
+    from mbe_plugin.conversion import build
+
+    calls = []
+    original = build.fit
+    monkeypatch.setattr(
+        build, "fit", lambda function, *a, **k: calls.append(function) or original(function, *a, **k)
+    )
+    build._reduced_tables.cache_clear()
+    convert(minilm, calibration, MBEConfig(time_steps=5))
+    assert sorted(c for c in calls if c in ("gelu", "tanh")) == ["gelu"] * 6 + ["tanh"]
+    assert len(calls) <= 6 + 1 + 3, "57 sites with over a hundred neurons need no more"
+
+
+@contextmanager
+def by_steps(snn: nn.Module) -> Iterator[None]:
+    nodes = [module for module in snn.modules() if isinstance(module, CalibratedNode)]
+    for node in nodes:
+        node.simulate = "steps"
+    yield
+    for node in nodes:
+        node.simulate = "closed"
+
+
+def counted(snn: nn.Module, inputs: dict[str, Tensor]) -> tuple[Any, SpikeCounts]:
+    with torch.no_grad(), count_spikes(snn) as counts:
+        return snn(**inputs), counts
+
+
+@pytest.mark.parametrize("steps", [16, 4])
+def test_the_step_loop_inside_the_whole_network(converted: dict, batch: Any, steps: int) -> None:
+    """Level: spikes equal, per site, neuron, basis and step; decoded values equal bit for bit."""
+    inputs = batch(*EVALUATION[:8])
+    snn = converted[steps]
+    fast, fast_counts = counted(snn, inputs)
+    with by_steps(snn):
+        slow, slow_counts = counted(snn, inputs)
+    assert_same_bits(slow.last_hidden_state, fast.last_hidden_state)
+    assert_same_bits(slow.pooler_output, fast.pooler_output)
+    assert list(slow_counts.neurons) == list(fast_counts.neurons)
+    assert len(fast_counts.neurons) > 80
+    for key, neuron in fast_counts.neurons.items():
+        other = slow_counts.neurons[key]
+        assert neuron.counts.shape[0] == steps
+        assert torch.equal(neuron.counts, other.counts), key
+        assert (neuron.elements, neuron.exponents) == (other.elements, other.exponents)
+        assert neuron.total <= neuron.elements * steps * neuron.bases_per_element
+    assert fast_counts.total > 0
+
+
+@pytest.mark.parametrize("steps", [16, 8, 4])
+def test_what_stands_under_the_padding_changes_no_bit(converted: dict, batch: Any, steps: int) -> None:
+    inputs = batch(*EVALUATION[:6])
+    keep = inputs["attention_mask"].bool()
+    assert not keep.all()
+    other = {**inputs, "input_ids": torch.where(keep, inputs["input_ids"], 2000)}
+    got, changed = hidden(converted[steps], inputs), hidden(converted[steps], other)
+    assert not torch.equal(got, changed)
+    assert_same_bits(changed[keep], got[keep])
+
+
+def test_a_sentence_alone_and_padded_in_a_batch(converted: dict, batch: Any) -> None:
+    """Not to rounding: a difference of 1e-7 in a sum can flip a spike."""
+    inputs = batch(*EVALUATION)
+    together = embeddings(hidden(converted[16], inputs), inputs["attention_mask"])
+    for i in (0, 5, 10):
+        alone = batch(EVALUATION[i])
+        single = embeddings(hidden(converted[16], alone), alone["attention_mask"])
+        assert least_cosine(single[0], together[i]) >= 0.99999
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+@pytest.mark.parametrize("masking", MASKINGS)
+def test_float_masks_give_no_nan(
+    minilm: nn.Module, calibration: Calibration, batch: Any, implementation: str, masking: str
+) -> None:
+    """A 4-D additive mask goes to the scores as it is; calibrated on the usual integer mask."""
+    model = copy.deepcopy(minilm)
+    model.set_attn_implementation(implementation)
+    inputs = batch(*EVALUATION[:4])
+    snn = convert(model, [inputs])
+    operators = {site.operator for site in report(snn).sites}
+    assert ("Attention" if implementation == "sdpa" else "Softmax") in operators
+    keep = inputs["attention_mask"].bool()
+    mask = torch.zeros(4, 1, keep.shape[1], keep.shape[1]).masked_fill(
+        ~keep[:, None, None], MASKINGS[masking]
+    )
+    usual = hidden(snn, inputs)
+    got = hidden(snn, {**inputs, "attention_mask": mask})
+    assert got.isfinite().all()
+    assert least_cosine(got[keep], usual[keep]) >= 0.99999
+
+
+def test_a_row_masked_throughout_gives_no_nan(minilm: nn.Module, converted: dict, batch: Any) -> None:
+    inputs = batch(*EVALUATION[:3])
+    nothing = torch.full((3, 1, *2 * [inputs["input_ids"].shape[1]]), -torch.inf)
+    nothing[1:] = 0
+    assert hidden(converted[16], {**inputs, "attention_mask": nothing}).isfinite().all()
+
+
+def test_the_hosts_recipe_gives_the_same(
+    minilm: nn.Module, converted: dict, calibration: Any, batch: Any
+) -> None:
+    from spikingjelly.activation_based import ann2snn
+
+    from mbe_plugin import MBERecipe
+
+    before = {name: tensor.clone() for name, tensor in minilm.state_dict().items()}
+    recipe = MBERecipe(calibration, MBEConfig(time_steps=8))
+    snn = ann2snn.ModuleConverter(recipe).convert(minilm)
+    assert isinstance(snn, type(minilm))
+    inputs = batch(*EVALUATION[:4])
+    assert_same_bits(hidden(snn, inputs), hidden(converted[8], inputs))
+    assert [s.site for s in report(snn).sites] == [s.site for s in report(converted[8]).sites]
+    for name, tensor in minilm.state_dict().items():
+        assert_same_bits(tensor, before[name]) if tensor.is_floating_point() else None
+
+
+def test_entering_at_the_encoder(minilm: nn.Module, converted: dict, batch: Any) -> None:
+    inputs = batch(*EVALUATION[:2])
+    with torch.no_grad():
+        embedded = converted[16].embeddings(inputs["input_ids"])
+        with count_spikes(converted[16]) as counts:
+            got = converted[16].encoder(embedded).last_hidden_state
+        want = minilm.encoder(minilm.embeddings(inputs["input_ids"])).last_hidden_state
+    assert counts.total > 0
+    assert all(site.startswith("encoder.") for site, _ in counts.neurons)
+    assert 0 < (got - want).abs().max() <= BOUNDS[16][1]

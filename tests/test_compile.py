@@ -1,0 +1,72 @@
+"""torch.compile: the converted network is one graph, with the same values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from models.zoo import scaled, transformers_zoo, vision_zoo
+from torch import Tensor, nn
+
+import mbe_plugin
+from mbe_plugin import MBENode, fit
+
+QUICK = {"BERT": transformers_zoo()["BERT"]}
+SLOW = {
+    **{name: transformers_zoo()[name] for name in ("GPT-2", "Llama")},
+    "timm ViT": vision_zoo()["ViT"],
+}
+FAMILIES = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
+
+# torch's own code under compilation
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"
+)
+
+
+def first(out: Any) -> Tensor:
+    return out if isinstance(out, Tensor) else out.logits
+
+
+def arguments(batch: Any) -> tuple[tuple, dict[str, Any]]:
+    if isinstance(batch, Tensor):
+        return (batch,), {}
+    return (), {**batch, **({"use_cache": False} if "input_ids" in batch else {})}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_one_graph_and_the_same_values(family: str) -> None:
+    make, batch = (QUICK | SLOW)[family]
+    snn = mbe_plugin.convert(scaled(make), [batch(0), batch(1)])
+    args, kwargs = arguments(batch(0))
+    torch._dynamo.reset()
+    with torch.no_grad():
+        explained = torch._dynamo.explain(snn)(*args, **kwargs)
+        assert explained.graph_break_count == 0, explained.break_reasons
+        torch._dynamo.reset()
+        whole = torch.compile(snn, fullgraph=True, backend="aot_eager")
+        found, wanted = first(whole(*args, **kwargs)), first(snn(*args, **kwargs))
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("function", ["gelu", "identity", "exp2", "rsqrt_octave"])
+def test_a_compiled_neuron_gives_the_same_bits(function: str) -> None:
+    found = fit(function, time_steps=8, bases=8)
+    node: MBENode = found.node()
+    x = torch.randn(3, 1000).abs() * 3
+    torch._dynamo.reset()
+    with torch.no_grad():
+        compiled = torch.compile(node, fullgraph=True, backend="aot_eager")
+        assert torch.equal(compiled(x), node(x))
+
+
+def test_the_ann_is_not_touched_by_a_compiled_snn() -> None:
+    make, batch = QUICK["BERT"]
+    ann: nn.Module = scaled(make)
+    snn = mbe_plugin.convert(ann, [batch(0)])
+    args, kwargs = arguments(batch(0))
+    with torch.no_grad():
+        before = first(ann(*args, **kwargs))
+        torch.compile(snn, backend="eager")(*args, **kwargs)
+        assert torch.equal(first(ann(*args, **kwargs)), before)

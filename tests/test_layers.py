@@ -1,0 +1,95 @@
+"""Who may import whom: downwards only, as docs and DESIGN draw it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "mbe_plugin"
+
+# each room, and the rooms below that it may import; itself always
+MAY_IMPORT = {
+    "errors": set(),
+    "environment": set(),
+    "neuron": set(),
+    "kernels": {"neuron"},
+    "node": {"kernels", "neuron"},
+    "fitting": {"node", "kernels", "neuron"},
+    "config": {"neuron"},
+    "operators": {"fitting", "node", "kernels", "neuron", "errors"},
+    "conversion": {"operators", "fitting", "node", "neuron", "config", "errors"},
+    "analysis": {"conversion", "operators", "fitting", "node", "kernels", "neuron", "config", "errors"},
+    "spikingjelly": {"conversion", "config", "errors"},
+    "snntorch": {"operators", "fitting", "node", "kernels", "neuron", "errors"},
+}
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Full names of what a file imports, also inside functions and under TYPE_CHECKING."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            assert node.module is not None
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def rooms_imported(path: Path) -> set[str]:
+    parts = (name.split(".") for name in imported(path))
+    return {names[1] for names in parts if names[0] == "mbe_plugin" and len(names) > 1}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_downwards(path: Path) -> None:
+    room = room_of(path)
+    assert room in MAY_IMPORT, f"{room} is a new room: say here what it may import"
+    above = rooms_imported(path) - MAY_IMPORT[room] - {room}
+    assert not above, f"{path.name} in {room} imports {sorted(above)}"
+
+
+def test_the_drawing_has_no_circles() -> None:
+    done: set[str] = set()
+    while len(done) < len(MAY_IMPORT):
+        ready = {room for room, below in MAY_IMPORT.items() if below <= done} - done
+        assert ready, f"these import each other: {sorted(set(MAY_IMPORT) - done)}"
+        done |= ready
+
+
+def test_the_parser_sees_imports_in_functions(tmp_path: Path) -> None:
+    file = tmp_path / "example.py"
+    file.write_text(
+        "def f():\n    from mbe_plugin.conversion import convert\n    import mbe_plugin.analysis.report\n"
+    )
+    assert rooms_imported(file) == {"conversion", "analysis"}
+
+
+@pytest.mark.parametrize(
+    "library", ["transformers", "timm", "matplotlib", "numba", "snntorch", "cupy", "triton", "tqdm"]
+)
+def test_optional_libraries_are_imported_where_they_are_used(library: str) -> None:
+    """At the top of a file only in the room of its own host."""
+    for path in FILES:
+        for node in ast.parse(path.read_text()).body:
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            tops = {name.split(".")[0] for name in names}
+            assert library not in tops or room_of(path) == library, path
+
+
+def test_only_the_host_modules_import_hosts() -> None:
+    """SpikingJelly's base class is the neuron's; its converter belongs to the recipe alone."""
+    for path in FILES:
+        converters = [name for name in imported(path) if "ann2snn" in name]
+        assert not converters or room_of(path) == "spikingjelly", path

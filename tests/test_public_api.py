@@ -1,0 +1,118 @@
+"""The public surface, pinned; and that importing it is light and quiet."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mbe_plugin
+
+ROOT = Path(__file__).parents[1]
+
+PUBLIC = [
+    "Calibration",
+    "CalibrationError",
+    "ConversionError",
+    "Fit",
+    "MBEConfig",
+    "MBEError",
+    "MBENode",
+    "MBERecipe",
+    "RangeWarning",
+    "Report",
+    "SiteError",
+    "SpikeCounts",
+    "StorageError",
+    "Tables",
+    "UnseenSiteError",
+    "UnsupportedOperatorError",
+    "calibrate",
+    "convert",
+    "count_spikes",
+    "fit",
+    "load",
+    "locate_error",
+    "report",
+    "reset_counts",
+    "save",
+]
+
+
+def run(code: str, *options: str) -> str:
+    command = [sys.executable, *options, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+def by_kind(name: str) -> tuple[int, str]:
+    """Constants, classes, functions, as ruff sorts them."""
+    return (0 if name.isupper() else 1 if name[0].isupper() else 2), name
+
+
+def test_the_public_names() -> None:
+    assert mbe_plugin.__all__ == PUBLIC
+
+
+def test_they_are_sorted_and_there() -> None:
+    assert sorted(mbe_plugin.__all__) == mbe_plugin.__all__
+    for name in mbe_plugin.__all__:
+        assert getattr(mbe_plugin, name) is not None
+
+
+def test_every_public_object_is_documented() -> None:
+    for name in mbe_plugin.__all__:
+        assert (getattr(mbe_plugin, name).__doc__ or "").strip(), name
+
+
+@pytest.mark.parametrize(
+    "package", ["", ".analysis", ".conversion", ".fitting", ".kernels", ".neuron", ".operators"]
+)
+def test_every_package_lists_its_names_sorted(package: str) -> None:
+    module = __import__(f"mbe_plugin{package}", fromlist=["__all__"])
+    assert sorted(module.__all__, key=by_kind) == module.__all__
+    assert not [name for name in module.__all__ if not hasattr(module, name)]
+
+
+def test_an_unknown_name() -> None:
+    with pytest.raises(AttributeError, match="'mbe_plugin' has no attribute 'Converter'"):
+        mbe_plugin.Converter  # noqa: B018
+
+
+def test_errors_have_one_base() -> None:
+    public = [getattr(mbe_plugin, name) for name in PUBLIC]
+    errors = [
+        o for o in public if isinstance(o, type) and issubclass(o, Exception) and not issubclass(o, Warning)
+    ]
+    assert len(errors) >= 6
+    assert all(issubclass(error, mbe_plugin.MBEError) for error in errors)
+    assert issubclass(mbe_plugin.UnsupportedOperatorError, mbe_plugin.ConversionError)
+    assert issubclass(mbe_plugin.CalibrationError, ValueError)
+    assert issubclass(mbe_plugin.RangeWarning, UserWarning)
+
+
+def test_the_import_is_light() -> None:
+    heavy = [
+        "transformers",
+        "timm",
+        "matplotlib",
+        "numba",
+        "scipy",
+        "snntorch",
+        "torchvision",
+        "sklearn",
+        "cupy",
+    ]
+    code = f"import sys, mbe_plugin; print([m for m in {heavy} if m in sys.modules])"
+    assert run(code).strip() == "[]"
+
+
+def test_the_import_is_quiet() -> None:
+    assert run("import mbe_plugin", "-W", "error") == ""
+
+
+def test_the_types_are_announced() -> None:
+    assert (ROOT / "mbe_plugin" / "py.typed").exists()
