@@ -94,8 +94,9 @@ def test_what_was_seen_since(snn: nn.Module, found: Report) -> None:
     assert all(n.seen == 0 for s in report(snn).sites for n in s.neurons)
 
 
-def test_a_shared_encoder_counts_once_in_the_summary(snn: nn.Module) -> None:
-    """q, k and v have one encoder, which sees the normalised input once."""
+def test_a_shared_encoder_counts_once_in_the_summary() -> None:
+    """Without merging, q, k and v have one encoder, which sees the normalised input once."""
+    snn = convert(transformer(), [tokens()], MBEConfig(time_steps=12, merge=False))
     reset_counts(snn)
     with count_spikes(snn) as counts:
         snn(tokens())

@@ -77,15 +77,13 @@ def test_every_site_fires_in_the_forward(snn: nn.Module) -> None:
         "layers.0:gelu",
         "(root):forward_features/tanh",
     } <= sites
-    merged = {
-        "head:linear",
-        "layers.0.down:linear",
-        "layers.1.down:linear",
-    }  # fed by tanh's and gelu's trains
-    shared = {f"layers.{i}.attention.{n}:linear" for i in (0, 1) for n in "kv"}  # fed by q's encoder
+    # fed by the trains of tanh, gelu and the norms
+    merged = {"head:linear", "layers.0.down:linear", "layers.1.down:linear"}
+    merged |= {f"layers.{i}.attention.{n}:linear" for i in (0, 1) for n in "qkv"}
+    merged |= {f"layers.{i}.up:linear" for i in (0, 1)}
     silent = {s.site for s in report(snn).sites if not s.neurons}
-    assert silent <= merged
-    assert spikes_of(snn, lambda: snn(tokens())) == sites - silent - shared
+    assert {"head:linear", "layers.0.down:linear", "layers.0.attention.q:linear"} <= silent <= merged
+    assert spikes_of(snn, lambda: snn(tokens())) == sites - silent
 
 
 @pytest.mark.parametrize("path", ["layers.0", "layers.1.attention", "layers.0.up", "layers.0.norm"])
