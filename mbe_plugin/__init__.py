@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from mbe_plugin.analysis import Report, SiteError, locate_error, report
+from mbe_plugin.analysis import Report, SiteContribution, locate_error, report
 from mbe_plugin.config import MBEConfig
 from mbe_plugin.conversion import Calibration, calibrate, convert, load, reset_counts, save
 from mbe_plugin.errors import (
@@ -35,7 +35,7 @@ __all__ = [
     "MBERecipe",
     "RangeWarning",
     "Report",
-    "SiteError",
+    "SiteContribution",
     "SpikeCounts",
     "StorageError",
     "Tables",

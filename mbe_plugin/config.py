@@ -31,7 +31,8 @@ class MBEConfig:
     'channel' (calibrated, one per input feature of a linear layer; products of activations take 'token') or
     'tensor' (calibrated, one).
     linear_inputs: 'spiking', or 'analogue' to leave the inputs of linear layers and convolutions unencoded.
-    merge: let the spike train of a unary neuron feed the next product directly, without encoding it again.
+    merge: use trains that are there already: a unary neuron's feeds the next product, and a product's pairs of spikes
+    (LayerNorm, softmax, attention, gates) feed the next weights, without encoding the value again.
     simulate: 'closed' or 'steps' (every step loop is run); both give the same spikes.
     strict: refuse a model in which an operator on activations is neither spiking nor exact by design.
     margin: how far beyond the recorded range a neuron is fitted, as a share of the range.

@@ -23,7 +23,7 @@ PUBLIC = [
     "MBERecipe",
     "RangeWarning",
     "Report",
-    "SiteError",
+    "SiteContribution",
     "SpikeCounts",
     "StorageError",
     "Tables",

@@ -21,7 +21,7 @@ SAME_MODEL = 1e-3  # relative difference above which ``ann`` cannot be the netwo
 
 
 @dataclass(frozen=True)
-class SiteError:
+class SiteContribution:
     """Errors of one site, each a root mean square relative to that of the exact values.
 
     output: of the network's output when this site alone is spiking and all others compute exactly.
@@ -54,7 +54,7 @@ class _Exact(Router):
         return out
 
 
-def locate_error(snn: nn.Module, ann: nn.Module, batch: Any) -> list[SiteError]:
+def locate_error(snn: nn.Module, ann: nn.Module, batch: Any) -> list[SiteContribution]:
     """Run both networks side by side on a batch and rank the sites by the error they add to the output.
 
     batch: in any of the forms that convert() takes. One forward per site, and two more. Largest ``output`` first.
@@ -81,7 +81,7 @@ def locate_error(snn: nn.Module, ann: nn.Module, batch: Any) -> list[SiteError]:
             if site.name in added:
                 alone = _tensors(_under(_Exact(site.name), snn, args, kwargs))
                 output = _relative(alone, wanted)
-                errors.append(SiteError(site.name, output, added[site.name], accumulated[site.name]))
+                errors.append(SiteContribution(site.name, output, added[site.name], accumulated[site.name]))
     return sorted(errors, key=lambda e: e.output, reverse=True)
 
 

@@ -24,8 +24,10 @@ from mbe_plugin.operators import (
     Exponential,
     GroupNorm,
     LayerNorm,
+    Logarithm,
     NeuronFactory,
     NormalizationUnit,
+    Periodic,
     Power,
     Quotient,
     Rectifier,
@@ -39,6 +41,8 @@ from mbe_plugin.operators import (
 from mbe_plugin.operators.softmax import DEEPEST
 
 LARGEST_POWER = 4
+UNSEEN = (-8.0, 8.0)  # domain of a neuron that no value reached in calibration, in an idle expert, say
+LOGARITHMS = {"log": math.log2(math.e), "log2": 1.0, "log10": 1 / math.log10(2), "log1p": math.log2(math.e)}
 
 
 def make_operator(site: Site, make: NeuronFactory, module_scalar: Scalar | None = None) -> SpikingOperator:
@@ -47,6 +51,8 @@ def make_operator(site: Site, make: NeuronFactory, module_scalar: Scalar | None 
         unit = site.unit
         return NormalizationUnit(make, centered=unit.centered, eps=unit.eps, gain_offset=unit.gain_offset)
     if site.unit is not None:
+        if site.unit.function in ("sin", "cos"):
+            return Periodic(make("neuron", site.unit.function))
         known = site.unit.function in FUNCTIONS
         return Unary(make("neuron", site.unit.function, None if known else module_scalar))
     if site.op in _WHOLE:
@@ -73,6 +79,10 @@ def make_unary(op: str, static: dict[str, Any], make: NeuronFactory) -> SpikingO
     if op in ("exp", "exp2", "expm1"):
         log2_base = 1.0 if op == "exp2" else math.log2(math.e)
         return Exponential(make("exp2", "exp2"), log2_base, shift=-1.0 if op == "expm1" else 0.0)
+    if op in LOGARITHMS:
+        return Logarithm(make("neuron", "log2"), LOGARITHMS[op], shift=1.0 if op == "log1p" else 0.0)
+    if op in ("sin", "cos"):
+        return Periodic(make("neuron", op))
     if op == "rpow" and isinstance(first, (int, float)) and first > 0:
         return Exponential(make("exp2", "exp2"), math.log2(first))
     if op in ("relu", "leaky_relu", "abs", "absolute"):
@@ -86,7 +96,13 @@ def make_unary(op: str, static: dict[str, Any], make: NeuronFactory) -> SpikingO
     if op == "reciprocal":
         return Unary(make("neuron", "signed_reciprocal"))
     function, scalar = scalar_of(op, static)
-    return Unary(make("neuron", function, scalar))
+    return Unary(make("neuron", function, scalar), _at_mask(scalar or FUNCTIONS[function].scalar))
+
+
+def _at_mask(scalar: Scalar) -> float:
+    """f(-inf); NaN where it is not finite."""
+    value = scalar(torch.tensor([-math.inf], dtype=torch.float64)).item()
+    return value if math.isfinite(value) else math.nan
 
 
 class NeuronBuilder:
@@ -112,21 +128,23 @@ class NeuronBuilder:
             return CalibratedNode(tables, reduction, low, high, function, error)
         found = self._fitted(function, scalar, statistics)
         low, high = found.domain
-        errors = found.errors_on(statistics.sample().clamp(low, high))
-        return CalibratedNode(found.tables, "none", low, high, function, math.sqrt(errors.mean_squared))
+        met = found.errors_on(statistics.sample().clamp(low, high)) if statistics.count else found.errors
+        return CalibratedNode(found.tables, "none", low, high, function, math.sqrt(met.mean_squared))
 
     def _fitted(self, function: str, scalar: Scalar | None, statistics: Statistics) -> Fit:
         known = function if scalar is None else _Named(function, scalar)
+        value = scalar or FUNCTIONS[function].scalar
         if self.config.family == "published":  # on the recorded range, every part of it alike
-            domain = _widened(statistics, 0.0)
+            domain = _widened(statistics, 0.0, value)
             return fit(known, domain, self.time_steps, self.bases, family="published")
-        domain = _widened(statistics, self.config.margin)
-        return fit(known, domain, self.time_steps, self.bases, samples=statistics.sample())
+        domain = _widened(statistics, self.config.margin, value)
+        samples = statistics.sample() if statistics.count else None
+        return fit(known, domain, self.time_steps, self.bases, samples=samples)
 
     def _identity(self, statistics: Statistics) -> nn.Module:
         bases, scale = self.identity_bases, self.scale
         if self.config.family == "published":
-            low, high = _widened(statistics, 0.0)
+            low, high = _widened(statistics, 0.0, FUNCTIONS["identity"].scalar)
             found = fit("identity", (low, high), self.time_steps, bases, family="published")
             error = max(abs(low), abs(high)) * 2.0**-self.time_steps
             return CalibratedNode(found.tables, "none", low, high, "identity", error)
@@ -147,6 +165,8 @@ class NeuronBuilder:
         return CalibratedNode(tables, "identity", -limit, limit, "identity", error)
 
 
+_TURNED = ("log2", "sin", "cos")  # their operators bring every input into the interval
+
 # function -> the one whose tables serve it: roots reuse one octave's table for both parities of the exponent
 _REDUCED = {
     "exp2": "exp2",
@@ -154,6 +174,7 @@ _REDUCED = {
     "signed_reciprocal": "reciprocal",
     "rsqrt": "rsqrt_octave",
     "sqrt": "sqrt_octave",
+    **{name: name for name in _TURNED},
 }
 
 
@@ -173,15 +194,22 @@ def _reduced_range(function: str, statistics: Statistics) -> tuple[float, float]
     """Where inputs are expected; a reduced neuron is as accurate beyond, an exponent more is sent."""
     if function == "exp2":
         return min(DEEPEST - 1, statistics.low), statistics.high + 1
+    if function in _TURNED:
+        return FUNCTIONS[function].interval
     if function == "signed_reciprocal":
         return -2 * statistics.magnitude, 2 * statistics.magnitude
     return statistics.low / 2, statistics.high * 2
 
 
-def _widened(statistics: Statistics, margin: float) -> tuple[float, float]:
+def _widened(statistics: Statistics, margin: float, scalar: Scalar) -> tuple[float, float]:
+    """The recorded range and a margin, on either side only where the function is finite there."""
+    if statistics.count == 0:
+        return UNSEEN
     low, high = statistics.low, statistics.high
     reach = margin * max(high - low, 1e-3 * max(abs(low), abs(high)), 1e-6)
-    return low - reach, high + reach
+    wide = torch.tensor([low - reach, high + reach], dtype=torch.float64)
+    finite = torch.isfinite(scalar(wide)).tolist()
+    return (wide[0].item() if finite[0] else low), (wide[1].item() if finite[1] else high)
 
 
 class _Named:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mbe_plugin.conversion.decompose import DECOMPOSITIONS, LOSSES
-from mbe_plugin.conversion.marks import LIKE, MOVEMENT, SHAPE_ONLY, is_activation
+from mbe_plugin.conversion.marks import ACTIVATION, CODED, LIKE, MOVEMENT, PRODUCT, SHAPE_ONLY, is_activation
 from mbe_plugin.fitting.functions import Scalar
 
 Operands = dict[str, Tensor]
@@ -54,10 +54,10 @@ class Call:
 
 @dataclass(frozen=True)
 class Rule:
-    """Base: op is the canonical name, coded says that the output is a neuron's own read-out."""
+    """Base: op is the canonical name, emits how the output is marked (marks.py)."""
 
     op: str
-    coded: bool = False
+    emits: int = ACTIVATION
 
     def bind(self, spelling: Spelling, args: tuple, kwargs: dict[str, Any]) -> Call | None:
         """The call as a site, or None when no activation is concerned."""
@@ -118,7 +118,7 @@ class AttentionRule(Rule):
 class UnaryRule(Rule):
     """A function of one number; further arguments are part of the function."""
 
-    coded: bool = True
+    emits: int = CODED
 
     def bind(self, spelling: Spelling, args: tuple, kwargs: dict[str, Any]) -> Call | None:
         """See Rule."""
@@ -304,7 +304,7 @@ def _rules() -> dict[str, Rule]:
         "bilinear",
     )
     add(
-        MultilinearRule("mul", places=((0, "input", -1), (1, "other", -1)), least=2),
+        MultilinearRule("mul", PRODUCT, ((0, "input", -1), (1, "other", -1)), least=2),
         *_spellings("mul"),
         "multiply",
     )
@@ -314,22 +314,24 @@ def _rules() -> dict[str, Rule]:
     )
     add(EinsumRule("einsum"), "einsum")
     add(
-        QuotientRule("div"),
+        QuotientRule("div", PRODUCT),
         *_spellings("div"),
         *_spellings("true_divide"),
         "divide",
         "__truediv__",
         "__itruediv__",
     )
-    add(QuotientRule("div", reflected=True), "__rdiv__", "__rtruediv__")
+    add(QuotientRule("div", PRODUCT, reflected=True), "__rdiv__", "__rtruediv__")
     for name in UNARY_NAMES:
         add(UnaryRule(name), *_spellings(name))
-    add(PowerRule("pow"), *_spellings("pow"), "float_power")
+    add(UnaryRule("logsigmoid"), "log_sigmoid")
+    add(UnaryRule("square", PRODUCT), *_spellings("square"))
+    add(PowerRule("pow", PRODUCT), *_spellings("pow"), "float_power")
     add(UnaryRule("rpow"), "__rpow__")
-    add(SoftmaxRule("softmax"), "softmax")
-    add(AttentionRule("scaled_dot_product_attention"), "scaled_dot_product_attention")
+    add(SoftmaxRule("softmax", PRODUCT), "softmax")
+    add(AttentionRule("scaled_dot_product_attention", PRODUCT), "scaled_dot_product_attention")
     for name in ("layer_norm", "rms_norm", "group_norm"):
-        add(FirstOperand(name), name)
+        add(FirstOperand(name, PRODUCT), name)
     return rules
 
 

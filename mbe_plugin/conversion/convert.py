@@ -128,8 +128,9 @@ def attach(
 ) -> None:
     """Make the operators with neurons from ``neuron``, put them under ``work.mbe``, tell the modules their own."""
     config, kept = conversion.config, conversion.kept_exact
-    unary_kept = any(site.name in kept and not site.dims for site in conversion.sites)
-    reuse = config.merge and config.family == "routed" and not unary_kept
+    # what an operator that stays exact hands on is no train: then nothing is merged
+    emitter_kept = any(site.name in kept and len(site.dims) != 1 for site in conversion.sites)
+    reuse = config.merge and config.family == "routed" and not emitter_kept
     container, notice = nn.ModuleDict(), RangeNotice()
     for site in conversion.sites:
         owner = modules[site.path]

@@ -155,6 +155,62 @@ def instance_norm(
     return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
 
 
+def solve_triangular(
+    A: Tensor, B: Tensor, *, upper: bool, left: bool = True, unitriangular: bool = False, out: None = None
+) -> Tensor:
+    """(I + N)^-1 B for a nilpotent N: the product of (I - N)(I + N^2)(I + N^4)... with B."""
+    if not (left and unitriangular):
+        raise NotImplementedError("solve_triangular with a diagonal of its own, or from the right")
+    power = -(A.triu(1) if upper else A.tril(-1))
+    solution = B + power @ B
+    for _ in range(max(A.shape[-1] - 1, 1).bit_length() - 1):
+        power = power @ power
+        solution = solution + power @ solution
+    return solution
+
+
+def grid_sample(
+    input: Tensor,
+    grid: Tensor,
+    mode: str = "bilinear",
+    padding_mode: str = "zeros",
+    align_corners: bool | None = None,
+) -> Tensor:
+    """Of an image [B, C, H, W] at grid [B, h, w, 2]: the four neighbours, gathered, times their weights."""
+    if input.dim() != 4 or mode != "bilinear" or padding_mode not in ("zeros", "border"):
+        raise NotImplementedError(f"grid_sample ({mode}, {padding_mode}, {input.dim() - 2} dimensions)")
+    height, width = input.shape[-2:]
+    x, y = (_pixel(grid[..., i], size, align_corners) for i, size in enumerate((width, height)))
+    if padding_mode == "border":
+        x, y = x.clamp(0, width - 1), y.clamp(0, height - 1)
+    left, top = x.floor(), y.floor()
+    right_share, lower_share = x - left, y - top
+    corner = right_share * lower_share
+    shares = {
+        (0, 0): 1 - right_share - lower_share + corner,
+        (1, 0): right_share - corner,
+        (0, 1): lower_share - corner,
+        (1, 1): corner,
+    }
+    parts = [_neighbour(input, left + i, top + j) * s.unsqueeze(1) for (i, j), s in shares.items()]
+    return torch.stack(parts).sum(0)
+
+
+def _pixel(coordinate: Tensor, size: int, align_corners: bool | None) -> Tensor:
+    """From [-1, 1] to pixels."""
+    return (coordinate + 1) * ((size - 1) / 2) if align_corners else ((coordinate + 1) * size - 1) / 2
+
+
+def _neighbour(image: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """image [B, C, H, W] at whole pixels x, y [B, h, w] -> [B, C, h, w]; zero outside."""
+    height, width = image.shape[-2:]
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    index = (y.clamp(0, height - 1) * width + x.clamp(0, width - 1)).long()
+    flat = index.flatten(1).unsqueeze(1).expand(-1, image.shape[1], -1)
+    found = image.flatten(2).gather(2, flat).unflatten(2, x.shape[1:])
+    return found.masked_fill(~inside.unsqueeze(1), 0.0)
+
+
 def multi_head_attention_forward(
     query: Tensor,
     key: Tensor,
@@ -260,9 +316,12 @@ DECOMPOSITIONS: dict[str, Callable[..., Any]] = {
         lerp,
         instance_norm,
         multi_head_attention_forward,
+        solve_triangular,
+        grid_sample,
     )
 }
 DECOMPOSITIONS["linalg_vector_norm"] = vector_norm
+DECOMPOSITIONS["linalg_solve_triangular"] = solve_triangular
 DECOMPOSITIONS["linalg_norm"] = vector_norm
 
 # the loss is not part of the network: it stays exact and is reported

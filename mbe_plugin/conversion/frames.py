@@ -24,6 +24,7 @@ from mbe_plugin.conversion.marks import (
     ACTIVATION,
     CODED,
     CONSTANT,
+    PRODUCT,
     is_activation,
     mark,
     mark_written,
@@ -45,6 +46,11 @@ class UnitSpec:
     gain_offset: float = 0.0
     weight: str | None = None
     bias: str | None = None
+
+    @property
+    def emits(self) -> int:
+        """How the unit's output is marked (marks.py)."""
+        return CODED if self.kind == "unary" else PRODUCT
 
     def arguments(self, module: nn.Module, x: Tensor) -> tuple:
         """What the operator is called with."""
@@ -158,7 +164,7 @@ class WatchedForward(TorchFunctionMode):
     def _site(self, rule: Rule, call: Call, exact: Callable[[], Any]) -> Any:
         label = self.frames[-1].label(rule.label(call))
         out = self.at_site(rule, call, label, exact)
-        to = CODED if rule.coded else ACTIVATION
+        to = rule.emits
         if call.target is not None:
             out = out if out is call.target else call.target.copy_(out)
             mark_written(out, to)
@@ -222,7 +228,7 @@ class Router(WatchedForward):
         out = self._run(
             sites.site(spec.function), operator, lambda: operator(*spec.arguments(frame.module, x)), exact
         )
-        mark(out, CODED if spec.kind == "unary" else ACTIVATION)
+        mark(out, spec.emits)
         return out
 
     def _run(

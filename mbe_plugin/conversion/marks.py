@@ -2,8 +2,10 @@
 
 An activation is a floating tensor that depends on the value of a floating input or an embedding look-up. The
 mark is an attribute of the tensor, so it costs nothing to keep, disappears with the tensor and is
-understood by torch.compile. CODED marks a read-out that nothing but data movement has touched since: its
-spike train can be used again.
+understood by torch.compile. CODED marks a neuron's read-out that nothing but data movement has touched since:
+its spike train can be used again. PRODUCT marks the read-out of two trains multiplied element by element (a
+LayerNorm's, a softmax's, a gate's): as weighted pairs of spikes (METHOD eq. 9-12) it can feed weights, but a further
+product with an activation encodes it first, so that products are always of two single trains.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CONSTANT, ACTIVATION, CODED = 0, 1, 2
+CONSTANT, ACTIVATION, PRODUCT, CODED = 0, 1, 2, 3
 _ATTRIBUTE = "_mbe_mark"
 
 # outputs that depend on shapes only
@@ -36,7 +38,7 @@ LIKE = frozenset("expand_as view_as reshape_as type_as to".split())
 
 
 def level(value: object) -> int:
-    """CONSTANT, ACTIVATION or CODED; anything but a marked tensor is CONSTANT."""
+    """CONSTANT, ACTIVATION, PRODUCT or CODED; anything but a marked tensor is CONSTANT."""
     return getattr(value, _ATTRIBUTE, CONSTANT) if isinstance(value, Tensor) else CONSTANT
 
 
@@ -86,11 +88,8 @@ def propagate(args: tuple, kwargs: dict[str, Any], out: Any, *, moves: bool, wri
     highest, lowest = _levels(args, kwargs)
     if highest == CONSTANT:
         return
-    to = CODED if moves and lowest == CODED else ACTIVATION
-    if isinstance(out, Tensor) and out.is_floating_point():
-        setattr(out, _ATTRIBUTE, to)
-    elif isinstance(out, (list, tuple)):
-        mark(out, to)
+    to = lowest if moves else ACTIVATION
+    mark(out, to)
     if writes:
         mark_written(args[0], to)
     if "out" in kwargs:

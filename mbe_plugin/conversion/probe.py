@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mbe_plugin.conversion.frames import UnitSpec
 from mbe_plugin.fitting.functions import FUNCTIONS
 
-KNOWN_FUNCTIONS = ("gelu", "gelu_tanh", "silu", "tanh", "sigmoid", "mish", "softplus")
+KNOWN_FUNCTIONS = ("gelu", "gelu_tanh", "silu", "tanh", "sigmoid", "mish", "softplus", "sin", "cos")
 TOLERANCE = 1e-5
 
 

@@ -25,7 +25,7 @@ from mbe_plugin.conversion.frames import (
     slots,
     watched_by,
 )
-from mbe_plugin.conversion.marks import ACTIVATION, CODED, level, mark
+from mbe_plugin.conversion.marks import CODED, PRODUCT, level, mark
 from mbe_plugin.conversion.probe import find_units
 from mbe_plugin.conversion.sites import Calibration, Site, structure_of
 from mbe_plugin.errors import CalibrationError, MBEError
@@ -78,7 +78,7 @@ class Recorder(WatchedForward):
             self._add(site, None, lambda v: inside_operator(lambda: type(module).forward(module, v)))
         inside_operator(lambda: self.observers[name](*spec.arguments(frame.module, x)))
         out = inside_operator(exact)
-        mark(out, CODED if spec.kind == "unary" else ACTIVATION)
+        mark(out, spec.emits)
         return out
 
     def _add(self, site: Site, call: Call | None, scalar: Scalar | None = None) -> None:
@@ -93,7 +93,10 @@ class Recorder(WatchedForward):
         site.coded = coded
 
     def _update_coded(self, site: Site, call: Call) -> None:
-        arrived = {n for n, t in call.operands.items() if level(t) == CODED}
+        enough = (
+            PRODUCT if len(site.dims) == 1 else CODED
+        )  # weights take pairs of spikes, products single trains
+        arrived = {n for n, t in call.operands.items() if level(t) >= enough}
         site.coded = site.coded & arrived
 
     def _note_sharing(self, site: Site, call: Call) -> None:

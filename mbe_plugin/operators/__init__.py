@@ -11,7 +11,7 @@ from mbe_plugin.operators.neuron import (
 )
 from mbe_plugin.operators.normalization import GroupNorm, LayerNorm, NormalizationUnit, RMSNorm
 from mbe_plugin.operators.softmax import Attention, Softmax
-from mbe_plugin.operators.unary import Exponential, Rectifier, Unary
+from mbe_plugin.operators.unary import Exponential, Logarithm, Periodic, Rectifier, Unary
 
 __all__ = [
     "Attention",
@@ -20,10 +20,12 @@ __all__ = [
     "Exponential",
     "GroupNorm",
     "LayerNorm",
+    "Logarithm",
     "Memo",
     "NeuronFactory",
     "NormalizationUnit",
     "Observer",
+    "Periodic",
     "Power",
     "Quotient",
     "RMSNorm",

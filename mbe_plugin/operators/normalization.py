@@ -53,7 +53,8 @@ class LayerNorm(Normalization):
     ) -> Tensor:
         """LayerNorm over the last len(normalized_shape) dimensions."""
         dims = range(-len(normalized_shape), 0)
-        return _affine(self.normalize(input, dims, eps), weight, bias).to(input.dtype)
+        # contiguous like torch's own, for code that takes a view of the output
+        return _affine(self.normalize(input, dims, eps), weight, bias).to(input.dtype).contiguous()
 
 
 class RMSNorm(Normalization):

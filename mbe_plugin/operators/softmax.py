@@ -87,8 +87,7 @@ class Attention(SpikingOperator):
         """query [..., L, E], key [..., S, E], value [..., S, V] -> [..., L, V]."""
         q, k, v = _encode(self.query, query, -1), _encode(self.key, key, -1), _encode(self.value, value, -2)
         if enable_gqa:
-            groups = q.shape[-3] // k.shape[-3]
-            k, v = k.repeat_interleave(groups, dim=-3), v.repeat_interleave(groups, dim=-3)
+            k, v = (t.repeat_interleave(q.shape[-3] // t.shape[-3], dim=-3) for t in (k, v))
         scale = query.shape[-1] ** -0.5 if scale is None else scale
         wide = torch.float64 if q.dtype == torch.float64 else torch.float32
         scores = (q.to(wide) * scale) @ k.to(wide).transpose(-2, -1)

@@ -7,21 +7,32 @@ import math
 import torch
 from torch import Tensor, nn
 
+from mbe_plugin.neuron.scaling import binary_exponent, compute_dtype, scale_by_power_of_two
 from mbe_plugin.operators.base import SpikingOperator
 
 LOG2_E = math.log2(math.e)
+TURN = 2 * math.pi
 
 
 class Unary(SpikingOperator):
-    """One neuron for the function itself (METHOD section 2): GELU, SiLU, tanh, 1/x, ..."""
+    """One neuron for the function itself (METHOD section 2): GELU, SiLU, tanh, 1/x, ...
 
-    def __init__(self, neuron: nn.Module) -> None:
+    masked: f(-inf), if it is finite: what is masked so sends no spikes and reads it.
+    """
+
+    def __init__(self, neuron: nn.Module, masked: float = math.nan) -> None:
         super().__init__()
-        self.neuron = neuron
+        self.neuron, self.masked = neuron, masked
 
     def forward(self, x: Tensor) -> Tensor:
         """f(x)."""
-        return self.neuron(x)
+        if math.isnan(self.masked):
+            return self.neuron(x)
+        masked = x == -torch.inf
+        if not torch.compiler.is_compiling() and x.device.type == "cpu" and not bool(masked.any()):
+            return self.neuron(x)
+        y = self.neuron(torch.where(masked, 0.0, x), where=~masked)
+        return torch.where(masked, self.masked, y)
 
 
 class Exponential(SpikingOperator):
@@ -36,6 +47,44 @@ class Exponential(SpikingOperator):
         z = x * self.log2_base
         y = self.neuron(z, where=z != -torch.inf)  # a mask; +inf and NaN are faults, to be seen and counted
         return y + self.shift if self.shift else y
+
+
+class Logarithm(SpikingOperator):
+    """log_b(x) = (log2(m) + e) / log2(b), x = m * 2^e, m in [1, 2): log2(m) by a neuron, e the exponent.
+
+    x = 0 gives -inf and x < 0 NaN, as the function does; neither sends spikes.
+    """
+
+    exact_parts = "the exponent of the input, added"
+
+    def __init__(self, neuron: nn.Module, log2_base: float = LOG2_E, shift: float = 0.0) -> None:
+        super().__init__()
+        self.neuron, self.log2_base, self.shift = neuron, log2_base, shift
+
+    def forward(self, x: Tensor) -> Tensor:
+        """log_b(x + shift)."""
+        work = x.to(compute_dtype(x))
+        work = work + self.shift if self.shift else work
+        sent = (work > 0) & torch.isfinite(work)
+        exponent = torch.where(sent, binary_exponent(work) - 1, 0)
+        mantissa = torch.where(sent, scale_by_power_of_two(work, -exponent), 1.0)
+        log2 = self.neuron(mantissa, where=sent) + exponent
+        return (torch.where(sent, log2, torch.log2(work.detach())) / self.log2_base).to(x.dtype)
+
+
+class Periodic(SpikingOperator):
+    """sin or cos: a neuron for one turn, [-pi, pi], and the whole turns taken off before it."""
+
+    exact_parts = "the whole turns, subtracted"
+
+    def __init__(self, neuron: nn.Module) -> None:
+        super().__init__()
+        self.neuron = neuron
+
+    def forward(self, x: Tensor) -> Tensor:
+        """f(x)."""
+        wide = x.double()
+        return self.neuron((wide - TURN * torch.round(wide.detach() / TURN)).to(compute_dtype(x))).to(x.dtype)
 
 
 class Rectifier(SpikingOperator):

@@ -1,0 +1,129 @@
+"""Composites that are rewritten in parts with spiking forms: exact rewriting, and close when spiking."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import mbe_plugin
+from mbe_plugin.conversion import decompose
+
+
+def gaussian(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+class Calls(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, *args):
+        return self.function(*args)
+
+
+def converted_error(function, *args):
+    ann = Calls(function)
+    wanted = ann(*args)
+    return ((mbe_plugin.convert(ann, [(args, {})])(*args) - wanted).abs().max() / wanted.std()).item()
+
+
+@pytest.mark.parametrize("align", [True, False])
+@pytest.mark.parametrize("padding", ["zeros", "border"])
+def test_grid_sample_is_four_neighbours_times_their_weights(align, padding):
+    image, grid = gaussian(2, 3, 5, 7), 2.6 * torch.rand(2, 4, 6, 2) - 1.3
+    wanted = F.grid_sample(image, grid, "bilinear", padding, align)
+    torch.testing.assert_close(decompose.grid_sample(image, grid, "bilinear", padding, align), wanted)
+    assert converted_error(lambda i, g: F.grid_sample(i, g, "bilinear", padding, align), image, grid) < 1e-3
+
+
+def test_grid_sample_by_nearest_neighbours_is_refused_by_name():
+    image, grid = gaussian(2, 3, 5, 7), 0.3 * gaussian(2, 4, 6, 2)
+    with pytest.raises(mbe_plugin.UnsupportedOperatorError, match="grid_sample"):
+        converted_error(
+            lambda i, g: F.grid_sample(i, g, "nearest", align_corners=False) * i.mean(), image, grid
+        )
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 8, 9, 33])
+@pytest.mark.parametrize("upper", [True, False])
+def test_a_triangular_system_with_unit_diagonal_is_solved_by_products(n, upper):
+    system, right = gaussian(2, n, n) / n**0.5, gaussian(2, n, 4, seed=1)
+
+    def solve(a, b):
+        return torch.linalg.solve_triangular(a, b, upper=upper, unitriangular=True)
+
+    torch.testing.assert_close(
+        decompose.solve_triangular(system, right, upper=upper, unitriangular=True), solve(system, right)
+    )
+    assert converted_error(solve, system, right) < 1e-3
+
+
+def test_a_triangular_system_with_its_own_diagonal_is_refused_by_name():
+    system, right = gaussian(2, 3, 3) + 3 * torch.eye(3), gaussian(2, 3, 4)
+    with pytest.raises(mbe_plugin.UnsupportedOperatorError, match="solve_triangular"):
+        converted_error(
+            lambda a, b: torch.linalg.solve_triangular(a, b @ b.mT @ b, upper=False), system, right
+        )
+
+
+def test_grouped_products_of_sorted_rows():
+    ends = torch.tensor([3, 3, 8], dtype=torch.int32)
+    experts = gaussian(3, 16, 16)
+
+    def mixture(x):
+        return F.grouped_mm(x, experts, offs=ends)
+
+    if not hasattr(F, "grouped_mm"):
+        pytest.skip("this torch has no grouped_mm")
+    assert converted_error(mixture, gaussian(8, 16)) < 1e-3
+
+
+def test_masked_inputs_of_a_gate_read_the_limit():
+    x = gaussian(4, 6)
+
+    def gate(x):
+        return torch.sigmoid(x.masked_fill(x < -1, -torch.inf)) * x
+
+    assert converted_error(gate, x) < 1e-2
+
+
+def test_attention_with_fewer_keys_than_values():
+    q, k, v = gaussian(2, 4, 5, 8), gaussian(2, 2, 5, 8, seed=1), gaussian(2, 4, 5, 8, seed=2)
+    repeated = F.scaled_dot_product_attention(q, k.repeat_interleave(2, 1), v)
+    snn = mbe_plugin.convert(
+        Calls(lambda q, k, v: F.scaled_dot_product_attention(q, k, v, enable_gqa=True)),
+        [((q, k, k), {})],
+    )
+    assert (snn(q, k, v) - repeated).abs().max() < 1e-2
+
+
+def test_rotation_by_complex_numbers_keeps_the_mark():
+    angles = torch.polar(torch.ones(5, 4), gaussian(5, 4))
+
+    def rotate(x):
+        turned = torch.view_as_complex(x.unflatten(-1, (-1, 2))) * angles
+        return torch.view_as_real(turned).flatten(-2).square()
+
+    snn = mbe_plugin.convert(Calls(rotate), [gaussian(2, 5, 8)])
+    assert [site.operator for site in mbe_plugin.report(snn).sites] == ["Power"]
+
+
+def test_what_follows_an_excluded_unit_is_still_a_site():
+    class Swish(nn.Module):
+        def forward(self, x):
+            return x * torch.sigmoid(x) * 0.5
+
+    class Gated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up, self.gate, self.act = nn.Linear(4, 4), nn.Linear(4, 4), Swish()
+
+        def forward(self, x):
+            return self.act(self.gate(x)) * self.up(x)
+
+    config = mbe_plugin.MBEConfig(exclude=("act:*",))
+    snn = mbe_plugin.convert(Gated(), [gaussian(3, 4)], config)
+    report = mbe_plugin.report(snn)
+    assert "act:Swish" in report.kept_exact
+    assert "(root):mul(a,a)" in [site.site for site in report.sites]
