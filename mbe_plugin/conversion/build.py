@@ -52,7 +52,7 @@ def make_operator(site: Site, make: NeuronFactory, module_scalar: Scalar | None 
         return NormalizationUnit(make, centered=unit.centered, eps=unit.eps, gain_offset=unit.gain_offset)
     if site.unit is not None:
         if site.unit.function in ("sin", "cos"):
-            return Periodic(make("neuron", site.unit.function))
+            return Periodic(make("neuron", "sin"), site.unit.function)
         known = site.unit.function in FUNCTIONS
         return Unary(make("neuron", site.unit.function, None if known else module_scalar))
     if site.op in _WHOLE:
@@ -82,7 +82,7 @@ def make_unary(op: str, static: dict[str, Any], make: NeuronFactory) -> SpikingO
     if op in LOGARITHMS:
         return Logarithm(make("neuron", "log2"), LOGARITHMS[op], shift=1.0 if op == "log1p" else 0.0)
     if op in ("sin", "cos"):
-        return Periodic(make("neuron", op))
+        return Periodic(make("neuron", "sin"), op)
     if op == "rpow" and isinstance(first, (int, float)) and first > 0:
         return Exponential(make("exp2", "exp2"), math.log2(first))
     if op in ("relu", "leaky_relu", "abs", "absolute"):
@@ -165,7 +165,7 @@ class NeuronBuilder:
         return CalibratedNode(tables, "identity", -limit, limit, "identity", error)
 
 
-_TURNED = ("log2", "sin", "cos")  # their operators bring every input into the interval
+_TURNED = ("log2", "sin")  # their operators bring every input into the interval
 
 # function -> the one whose tables serve it: roots reuse one octave's table for both parities of the exponent
 _REDUCED = {

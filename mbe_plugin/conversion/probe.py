@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from mbe_plugin.conversion.frames import UnitSpec
 from mbe_plugin.fitting.functions import FUNCTIONS
 
-KNOWN_FUNCTIONS = ("gelu", "gelu_tanh", "silu", "tanh", "sigmoid", "mish", "softplus", "sin", "cos")
+_NAMES = ("gelu", "gelu_tanh", "silu", "tanh", "sigmoid", "mish", "softplus", "sin")
+KNOWN_FUNCTIONS = {**{name: FUNCTIONS[name].scalar for name in _NAMES}, "cos": torch.cos}
 TOLERANCE = 1e-5
 
 
@@ -84,8 +85,8 @@ def _as_unary(module: nn.Module, name: str) -> UnitSpec | None:
     slope = (y[-1, -1, -1] - y[0, 0, 0]) / 12
     if torch.allclose(y, y[0, 0, 0] + slope * (x + 6), atol=1e-9):
         return None  # linear (Identity, Dropout): nothing to spike
-    for known in KNOWN_FUNCTIONS:
-        if torch.allclose(y, FUNCTIONS[known].scalar(x), atol=1e-9):
+    for known, scalar in KNOWN_FUNCTIONS.items():
+        if torch.allclose(y, scalar(x), atol=1e-9):
             return UnitSpec("unary", known)
     return UnitSpec("unary", name)
 

@@ -11,7 +11,6 @@ from mbe_plugin.neuron.scaling import binary_exponent, compute_dtype, scale_by_p
 from mbe_plugin.operators.base import SpikingOperator
 
 LOG2_E = math.log2(math.e)
-TURN = 2 * math.pi
 
 
 class Unary(SpikingOperator):
@@ -73,18 +72,20 @@ class Logarithm(SpikingOperator):
 
 
 class Periodic(SpikingOperator):
-    """sin or cos: a neuron for one turn, [-pi, pi], and the whole turns taken off before it."""
+    """sin(x) = (-1)^k sin(x - k pi): a neuron for half a turn, [-pi/2, pi/2]; cos(x) = sin(x + pi/2)."""
 
-    exact_parts = "the whole turns, subtracted"
+    exact_parts = "the whole half turns, subtracted, and their sign"
 
-    def __init__(self, neuron: nn.Module) -> None:
+    def __init__(self, neuron: nn.Module, function: str) -> None:
         super().__init__()
-        self.neuron = neuron
+        self.neuron, self.shift = neuron, {"sin": 0.0, "cos": math.pi / 2}[function]
 
     def forward(self, x: Tensor) -> Tensor:
-        """f(x)."""
-        wide = x.double()
-        return self.neuron((wide - TURN * torch.round(wide.detach() / TURN)).to(compute_dtype(x))).to(x.dtype)
+        """sin(x) or cos(x)."""
+        wide = x.double() + self.shift
+        half_turns = torch.round(wide.detach() / math.pi)
+        y = self.neuron((wide - math.pi * half_turns).to(compute_dtype(x)))
+        return torch.where(half_turns % 2 == 0, y, -y).to(x.dtype)
 
 
 class Rectifier(SpikingOperator):
