@@ -71,14 +71,15 @@ def train(model: nn.Module, images: Dataset[Any], epochs: int) -> None:
     model.eval()
 
 
-def pretrained(name: str, checkpoint: str | None, data: str, seed: int) -> Task:
+def pretrained(name: str, checkpoint: str | None, classes: int | None, data: str, seed: int) -> Task:
     """A model of timm with its own preprocessing, and the folder's images."""
     hide_broken_torchaudio()
     import timm
     from timm.data import create_transform, resolve_model_data_config
     from torchvision.datasets import ImageFolder
 
-    ann = timm.create_model(name, pretrained=not checkpoint, checkpoint_path=checkpoint or "").eval()
+    own = {} if classes is None else {"num_classes": classes}
+    ann = timm.create_model(name, pretrained=not checkpoint, checkpoint_path=checkpoint or "", **own).eval()
     transform = create_transform(**resolve_model_data_config(ann), is_training=False)
     root = Path(data)
     parts = [root / "train", root / "val"] if (root / "train").is_dir() else [root]

@@ -46,7 +46,7 @@ def compare(exact: Tensors, spiking: Tensors) -> Row:
 
 def load(options: argparse.Namespace) -> Task:
     if options.model and options.data:
-        return pretrained(options.model, options.checkpoint, options.data, options.seed)
+        return pretrained(options.model, options.checkpoint, options.classes, options.data, options.seed)
     if options.model or options.data:
         raise SystemExit("--model and --data go together; without both, digits")
     return digits(options.width, options.depth, options.epochs)
@@ -58,6 +58,7 @@ def parse() -> argparse.Namespace:
     add("--model", help="a pretrained model of timm (a small ViT, trained here on digits)")
     add("--data", help="images, one folder per class, perhaps below train/ and val/")
     add("--checkpoint", help="the model's weights (downloaded)")
+    add("--classes", type=int, help="of the checkpoint (the model's own number)")
     add("--width", type=int, default=64, help="of the small ViT (%(default)s)")
     add("--depth", type=int, default=4, help="of the small ViT (%(default)s)")
     add("--epochs", type=int, default=20, help="of training the small ViT (%(default)s)")
