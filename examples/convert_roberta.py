@@ -48,10 +48,9 @@ def main() -> None:
 
     rows = [row for row, _ in sweep(ann, calibration, batches, options, outputs, compare)]
     name = options.model or "MiniLM with a linear head"
-    title = (
-        f"{name} on {options.test or options.train}: {len(chosen)} of {len(data.test)} held-out sentences,"
-    )
-    report(f"{title} accuracy in %, head or model unchanged by conversion", rows, options.csv)
+    source = (options.test or options.train).name
+    title = f"{name} on {len(chosen)} of {len(data.test)} held-out sentences of {source}, accuracies in %"
+    report(title, rows, options.csv)
 
 
 def outputs(network: nn.Module, batch: dict[str, Tensor]) -> Tensors:
