@@ -1,6 +1,7 @@
 """Whole tasks: the three convert_*.py examples on a folder of data, and whether their losses meet the goals.
 
 python benchmarks/tasks.py [--data ../shared/data] [--only PATTERN ...] [--limit 400] [--goal-limit 1000]
+    [--resume]
 
 The data folder has the files that TASKS names (SST-2, SST-5, MR, Subj as `label text`, WikiText-2 as running
 text). A sentence task is two runs of the example: T = 8 and 4, which have goals, on --goal-limit held-out
@@ -49,7 +50,8 @@ def main() -> None:
     table = options.results / "tasks.csv"
     rows = {(row["task"], row["time_steps"]): row for row in _read(table)}
     with ThreadPoolExecutor(options.jobs) as pool:
-        runs = list(_runs(options))
+        done = {row["command"] for row in rows.values()} if options.resume else set()
+        runs = [run for run in _runs(options) if run[1] not in done]
         failed = 0
         for made in pool.map(lambda run: _run(*run, options.data), runs):
             failed += not made
@@ -118,6 +120,7 @@ def _options() -> argparse.Namespace:
     add("--limit", type=int, default=400, help="held-out sentences per task (%(default)s)")
     add("--goal-limit", type=int, default=1000, help="the same at T = 8 and 4 (%(default)s)")
     add("--training", type=int, default=2000, help="sentences to fit a head on (%(default)s)")
+    add("--resume", action="store_true", help="only the commands that tasks.csv has no rows of")
     add("--jobs", type=int, default=1, help="examples at a time (%(default)s)")
     add("--results", type=Path, default=RESULTS)
     return parser.parse_args()
