@@ -33,6 +33,7 @@ from mbe_plugin.conversion.marks import (
 )
 from mbe_plugin.errors import UnseenSiteError, UnsupportedOperatorError
 from mbe_plugin.operators import Memo, SpikingOperator
+from mbe_plugin.operators.neuron import RangeNotice
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class ModuleSites:
     unit: UnitSpec | None = None
     unit_operator: SpikingOperator | None = None
     inputs: dict[str, int] = field(default_factory=dict)  # slot -> mark, for calls from outside
+    notice: RangeNotice | None = None
 
     def site(self, label: str) -> str:
         """Name of one of this module's sites."""
@@ -307,6 +309,8 @@ def enter(
             mark(tensor, CONSTANT)
     for _, tensor in tensors_of(out):
         mark(tensor, CONSTANT)
+    if sites.notice is not None and not torch.compiler.is_compiling():
+        sites.notice.check_device()
     return out
 
 
