@@ -49,12 +49,17 @@ def main() -> None:
     table = options.results / "tasks.csv"
     rows = {(row["task"], row["time_steps"]): row for row in _read(table)}
     with ThreadPoolExecutor(options.jobs) as pool:
-        for made in pool.map(lambda run: _run(*run, options.data), list(_runs(options))):
+        runs = list(_runs(options))
+        failed = 0
+        for made in pool.map(lambda run: _run(*run, options.data), runs):
+            failed += not made
             rows |= {(row["task"], row["time_steps"]): row for row in made}
             _write(table, rows.values())
     text = markdown(_read(table), time.perf_counter() - started, options)
     table.with_suffix(".md").write_text(text, encoding="utf-8")
     print(text)
+    if failed:
+        raise SystemExit(f"{failed} of {len(runs)} runs failed; their rows, if any, are older")
 
 
 def _runs(options: argparse.Namespace) -> Iterator[Run]:
@@ -72,7 +77,7 @@ def _runs(options: argparse.Namespace) -> Iterator[Run]:
 
 
 def _run(task: str, command: str, data: Path) -> list[Row]:
-    """One example in a process of its own, and its rows in the common columns."""
+    """One example in a process of its own, and its rows in the common columns; none if it failed."""
     print(command, flush=True)
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder) / "table.csv"
@@ -81,7 +86,7 @@ def _run(task: str, command: str, data: Path) -> list[Row]:
         words = [sys.executable, *words, "--csv", str(table)]
         done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True)
         if done.returncode:
-            raise SystemExit(f"{command}\n{done.stderr[-2000:]}")
+            print(f"FAILED: {command}\n{done.stderr[-2000:]}", flush=True)
         return [common_row(task, command, row) for row in _read(table)]
 
 

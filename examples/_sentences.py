@@ -25,8 +25,9 @@ class Split:
 
 
 def read_labelled(path: Path) -> list[Sentence]:
-    """Lines `label text`; empty ones are skipped."""
-    lines = [line.split(maxsplit=1) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    """Lines `label text`; empty ones are skipped. Only a newline ends a line: MR has other separators inside."""
+    text = path.read_text(encoding="utf-8")
+    lines = [line.split(maxsplit=1) for line in text.split("\n") if line.strip()]
     wrong = next((line for line in lines if len(line) != 2), None)
     if wrong:
         raise SystemExit(f"{path}: every line must be `label text`, found {' '.join(wrong)!r}")

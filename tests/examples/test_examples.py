@@ -65,7 +65,7 @@ def test_held_out_sentences_are_not_trained_on(tmp_path: Path, monkeypatch: pyte
     from _sentences import split
 
     file = tmp_path / "all.txt"
-    file.write_text("".join(f"{i % 2} text number {i % 20}\n" for i in range(40)))  # each twice
+    file.write_text("".join(f"{i % 2} text number {i % 20} \x85 .\n" for i in range(40)))  # each twice
     data = split(file, None, seed=0)
     assert len(data.test) == 8
     assert not {text for _, text in data.train} & {text for _, text in data.test}
