@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from mbe_plugin.conversion.catalogue import ORDINARY, SPELLINGS, Call, Rule, Spelling
+from mbe_plugin.conversion.catalogue import ORDINARY, SPELLINGS
 from mbe_plugin.conversion.marks import (
     ACTIVATION,
     CODED,
@@ -31,6 +31,7 @@ from mbe_plugin.conversion.marks import (
     propagate,
     tensors_of,
 )
+from mbe_plugin.conversion.rules import Call, Rule, Spelling
 from mbe_plugin.errors import UnseenSiteError, UnsupportedOperatorError
 from mbe_plugin.operators import Memo, SpikingOperator
 from mbe_plugin.operators.neuron import RangeNotice
