@@ -214,10 +214,8 @@ def _markdown(rows: list[Result], kept: int) -> str:
 
 def _row(r: Result) -> str:
     error, chaos = ("" if v is None else f"{v:.3%}" for v in (r.error, r.chaos))
-    why = r.why.replace("|", "\\|")
-    return (
-        f"| {r.library}/{r.name} | {r.model} | {'yes' if r.attention else ''} | {error} | {chaos} | {why} |"
-    )
+    attention, why = "yes" if r.attention else "", r.why.replace("|", "\\|")
+    return f"| {r.library}/{r.name} | {r.model} | {r.given} | {attention} | {error} | {chaos} | {why} |"
 
 
 def _machine() -> str:
