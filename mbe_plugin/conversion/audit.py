@@ -45,8 +45,8 @@ PRODUCTS = frozenset(
 )
 QUOTIENTS = frozenset("div addcdiv".split())
 EXACT = frozenset(
-    "max min amax amin maximum minimum fmax fmin clamp clamp_min clamp_max where eq ne lt le gt ge isnan isinf nan_to_num "
-    "isfinite isin any all logical_and logical_or logical_not logical_xor "
+    "max min amax amin maximum minimum fmax fmin clamp clamp_min clamp_max where eq ne lt le gt ge isnan isinf "
+    "nan_to_num isfinite isin any all logical_and logical_or logical_not logical_xor "
     "bitwise_and bitwise_or bitwise_not masked_fill masked_scatter "
     "masked_select gather scatter scatter_add scatter_reduce index index_put _index_put_impl index_add index_copy "
     "index_fill index_select take take_along_dim select slice slice_scatter select_scatter diagonal diagonal_scatter "
