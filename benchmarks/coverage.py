@@ -58,7 +58,7 @@ def main() -> None:
         _write_csv(table, list(results.values()))
     rows = [results[t] for t in tasks]
     _write_csv(table, rows)
-    (options.results / "coverage.md").write_text(_markdown(rows))
+    (options.results / "coverage.md").write_text(_markdown(rows, len(kept)))
     print(_summary(rows))
 
 
@@ -175,7 +175,7 @@ def _summary(rows: list[Result]) -> str:
     )
 
 
-def _markdown(rows: list[Result]) -> str:
+def _markdown(rows: list[Result], kept: int) -> str:
     import timm
     import transformers
 
@@ -192,8 +192,12 @@ def _markdown(rows: list[Result]) -> str:
         _summary(rows),
         "```",
         "",
+        f"{kept} of these rows were kept from earlier runs (--keep), which may be of earlier revisions.",
+        "",
         "error: largest error of any output / its standard deviation. perturbed: the same between two ANNs "
-        "whose weights differ by 1e-6 of themselves; where it is large the random network is chaotic.",
+        "whose weights differ by 1e-6 of themselves; where it is large the random network is chaotic. given: the "
+        "tensors that the model was called with; what is not given did not run (the images of a text model "
+        "with eyes, say).",
     ]
     for outcome in OUTCOMES:
         chosen = [r for r in rows if r.outcome == outcome]
@@ -201,19 +205,17 @@ def _markdown(rows: list[Result]) -> str:
             "",
             f"## {outcome} ({len(chosen)})",
             "",
-            "| model | class | attention | error | perturbed | why |",
+            "| model | class | given | attention | error | perturbed | why |",
         ]
-        lines += ["|---|---|---|---|---|---|"]
+        lines += ["|---|---|---|---|---|---|---|"]
         lines += [_row(r) for r in chosen]
     return "\n".join(lines) + "\n"
 
 
 def _row(r: Result) -> str:
     error, chaos = ("" if v is None else f"{v:.3%}" for v in (r.error, r.chaos))
-    why = r.why.replace("|", "\\|")
-    return (
-        f"| {r.library}/{r.name} | {r.model} | {'yes' if r.attention else ''} | {error} | {chaos} | {why} |"
-    )
+    attention, why = "yes" if r.attention else "", r.why.replace("|", "\\|")
+    return f"| {r.library}/{r.name} | {r.model} | {r.given} | {attention} | {error} | {chaos} | {why} |"
 
 
 def _machine() -> str:

@@ -427,3 +427,19 @@ def test_parameters_that_vary_within_calibration() -> None:
     for s in (2, 3):
         want = model(tokens(), s=s)
         assert (snn(tokens(), s=s) - want).abs().max() < 1e-3 * want.abs().max()
+
+
+def test_off_the_cpu_the_warning_comes_after_the_forward() -> None:
+    """There no neuron looks at its own counts, which would wait for the device; they are looked at all together."""
+    snn = convert(nn.Sequential(nn.Linear(3, 3), nn.GELU()), [torch.randn(50, 3)])
+    notice = snn._mbe_sites.notice
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        notice.check()  # nothing has been counted
+    gelu = next(node for node in notice.nodes if node.function == "gelu")
+    gelu.outside += 2
+    with pytest.warns(RangeWarning, match=r"1:gelu \(neuron\) met values, outside its calibrated range \["):
+        notice.check()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        notice.check()  # said once

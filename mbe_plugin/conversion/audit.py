@@ -46,7 +46,7 @@ PRODUCTS = frozenset(
 QUOTIENTS = frozenset("div addcdiv".split())
 EXACT = frozenset(
     "max min amax amin maximum minimum fmax fmin clamp clamp_min clamp_max where eq ne lt le gt ge isnan isinf "
-    "isfinite isin any all logical_and logical_or logical_not logical_xor "
+    "nan_to_num isfinite isin any all logical_and logical_or logical_not logical_xor "
     "bitwise_and bitwise_or bitwise_not masked_fill masked_scatter "
     "masked_select gather scatter scatter_add scatter_reduce index index_put _index_put_impl index_add index_copy "
     "index_fill index_select take take_along_dim select slice slice_scatter select_scatter diagonal diagonal_scatter "

@@ -147,6 +147,9 @@ def attach(
             owner.unit_operator = operator
         else:
             owner.operators[site.label] = operator
+    notice.nodes = [m for m in container.modules() if isinstance(m, CalibratedNode)]
+    for owner in modules.values():
+        owner.notice = notice
     for path, marks in inputs.items():
         modules[path].inputs = dict(marks)
     work.add_module(CONTAINER, container.to(device_of(work)).eval())

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from mbe_plugin.conversion.catalogue import ORDINARY, SPELLINGS, Call, Rule, Spelling
+from mbe_plugin.conversion.catalogue import ORDINARY, SPELLINGS
 from mbe_plugin.conversion.marks import (
     ACTIVATION,
     CODED,
@@ -31,8 +31,10 @@ from mbe_plugin.conversion.marks import (
     propagate,
     tensors_of,
 )
+from mbe_plugin.conversion.rules import Call, Rule, Spelling
 from mbe_plugin.errors import UnseenSiteError, UnsupportedOperatorError
 from mbe_plugin.operators import Memo, SpikingOperator
+from mbe_plugin.operators.neuron import RangeNotice
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class ModuleSites:
     unit: UnitSpec | None = None
     unit_operator: SpikingOperator | None = None
     inputs: dict[str, int] = field(default_factory=dict)  # slot -> mark, for calls from outside
+    notice: RangeNotice | None = None
 
     def site(self, label: str) -> str:
         """Name of one of this module's sites."""
@@ -307,6 +310,8 @@ def enter(
             mark(tensor, CONSTANT)
     for _, tensor in tensors_of(out):
         mark(tensor, CONSTANT)
+    if sites.notice is not None and not torch.compiler.is_compiling():
+        sites.notice.check_device()
     return out
 
 

@@ -15,7 +15,6 @@ from torch.overrides import BaseTorchFunctionMode
 
 from mbe_plugin.conversion.batches import as_call
 from mbe_plugin.conversion.build import make_operator
-from mbe_plugin.conversion.catalogue import Call, MultilinearRule, QuotientRule, Rule
 from mbe_plugin.conversion.frames import (
     Frame,
     ModuleSites,
@@ -27,6 +26,7 @@ from mbe_plugin.conversion.frames import (
 )
 from mbe_plugin.conversion.marks import CODED, PRODUCT, level, mark
 from mbe_plugin.conversion.probe import find_units
+from mbe_plugin.conversion.rules import Call, MultilinearRule, QuotientRule, Rule
 from mbe_plugin.conversion.sites import Calibration, Site, structure_of
 from mbe_plugin.errors import CalibrationError, MBEError
 from mbe_plugin.fitting.functions import Scalar

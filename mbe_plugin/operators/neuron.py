@@ -114,14 +114,30 @@ class RangeNotice:
 
     def __init__(self) -> None:
         self.given = False
+        self.nodes: list[CalibratedNode] = []
 
-    def give(self, site: str, role: str, low: float, high: float, value: float) -> None:
-        """Warn, unless it was done before."""
+    def check_device(self) -> None:
+        """Off the CPU, where a neuron does not look at its own counts, look at all of them at once, after a forward."""
+        if self.given or not self.nodes or self.nodes[0].outside.device.type == "cpu":
+            return
+        self.check()
+
+    def check(self) -> None:
+        """Warn if any neuron has counted a value outside its range."""
+        counted = torch.stack([node.outside for node in self.nodes])
+        if not self.given and bool(counted.any()):
+            node = self.nodes[int(counted.argmax())]
+            low, high = node.calibrated.tolist()
+            self.give(node.site, node.role, low, high, None)
+
+    def give(self, site: str, role: str, low: float, high: float, value: float | None) -> None:
+        """Warn, unless it was done before; value is one that was met, if known."""
         if self.given:
             return
         self.given = True
+        met = "values" if value is None else format(value, "g")
         warnings.warn(
-            f"{site} ({role}) met {value:g}, outside its calibrated range [{low:g}, {high:g}]; such values are counted "
+            f"{site} ({role}) met {met}, outside its calibrated range [{low:g}, {high:g}]; such values are counted "
             "in mbe_plugin.report(snn); calibrate with data like yours. Said once per network",
             RangeWarning,
             stacklevel=2,
@@ -169,18 +185,17 @@ class CalibratedNode(MBENode):
         if value.numel() == 0:
             return
         low, high = self.calibrated.unbind()
-        eager = not torch.compiler.is_compiling()
-        if eager:
-            self.seen += value.numel() if where is None else where.sum()
-            if value.device.type == "cpu" and where is None:
-                smallest, largest = torch.aminmax(value)
-                if bool((smallest >= low) & (largest <= high)):
-                    return
+        looks = value.device.type == "cpu" and not torch.compiler.is_compiling()
+        self.seen += value.numel() if where is None else where.sum()
+        if looks and where is None:
+            smallest, largest = torch.aminmax(value)
+            if bool((smallest >= low) & (largest <= high)):
+                return
         beyond = ~((value >= low) & (value <= high))
         if where is not None:
             beyond &= where
         self.outside += beyond.sum()
-        if eager and value.device.type == "cpu" and not self.notice.given and bool(beyond.any()):
+        if looks and not self.notice.given and bool(beyond.any()):
             self.notice.give(self.site, self.role, low.item(), high.item(), value[beyond][0].item())
 
     def reset_counts(self) -> None:

@@ -192,3 +192,23 @@ def test_an_error_is_located() -> None:
         with torch.no_grad():
             other.classifier.weight += 1
         mbe_plugin.locate_error(snn, other, batch(2))
+
+
+@pytest.mark.parametrize("kernel", ["flash_attention_2", "flex_attention"])
+def test_attention_kernels_are_refused_by_name(kernel: str) -> None:
+    make, batch = TRANSFORMERS["BERT"]
+    ann = scaled(make)
+    ann.config._attn_implementation = kernel
+    with pytest.raises(
+        mbe_plugin.ConversionError, match=rf"the model uses {kernel}.*set_attn_implementation"
+    ):
+        mbe_plugin.convert(ann, [batch(0)])
+
+
+def test_quantised_modules_are_refused_by_name() -> None:
+    make, batch = TRANSFORMERS["BERT"]
+    ann = scaled(make)
+    foreign = type("Linear8bitLt", (nn.Linear,), {"__module__": "bitsandbytes.nn.modules"})
+    ann.classifier = foreign(32, 2)
+    with pytest.raises(mbe_plugin.ConversionError, match=r"classifier is a Linear8bitLt of bitsandbytes"):
+        mbe_plugin.convert(ann, [batch(0)])
