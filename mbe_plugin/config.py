@@ -43,7 +43,7 @@ class MBEConfig:
     """
 
     time_steps: int = 16
-    bases: int = 32
+    bases: int = 64
     identity_bases: int = 8
     family: Family = "routed"
     scale: Scale = "element"
@@ -51,7 +51,7 @@ class MBEConfig:
     merge: bool = True
     simulate: Simulation = "closed"
     strict: bool = True
-    margin: float = 0.5
+    margin: float = 1.0
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     sites: tuple[tuple[str, dict[str, Any]], ...] = ()

@@ -31,7 +31,7 @@ FUNCTION_NAMES = (
 MORE_DOMAINS = {"gelu": ((-120.0, 10.0),)}  # the paper's
 CONTENTS = {
     # family: (time steps, bases)
-    "routed": (tuple(range(2, 17)), (4, 8, 16, 32)),
+    "routed": (tuple(range(2, 17)), (4, 8, 16, 32, 64)),
     "curved": ((8, 10, 12, 16), (4, 8, 16)),
 }
 _FIELDS = ("offset", "gain", "weight", "bias", "breakpoints")
