@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from mbe_plugin import (
+    CalibrationError,
     ConversionError,
     MBEConfig,
     RangeWarning,
@@ -407,6 +408,52 @@ def test_a_sequential_stays_one() -> None:
     with pytest.raises(IndexError):
         snn[3]
     assert not torch.equal(want, model(x))
+
+
+class _Chain(nn.Sequential):
+    """Walks its own children, as sentence_transformers does, and takes a dict."""
+
+    def forward(self, features: dict[str, Tensor]) -> Tensor:  # type: ignore[override]
+        x = features["x"]
+        for _, module in self.named_children():
+            x = module(x)
+        for module in self.children():
+            x = module(x)
+        return x
+
+
+def test_a_root_that_walks_its_children_and_takes_a_dict() -> None:
+    model = _Chain(nn.Linear(WIDTH, WIDTH), nn.GELU()).eval()
+    batch = {"x": tokens()}
+    snn = convert(model, [((batch,), {})], MBEConfig(time_steps=16))
+    torch.testing.assert_close(snn(batch), model(batch), atol=2e-3, rtol=0)
+    assert not torch.equal(snn(batch), model(batch))
+    assert [name for name, _ in snn.named_children()] == [
+        "0",
+        "1",
+        "mbe",
+    ]  # outside a forward nothing is hidden
+    assert snn.double()(batch | {"x": tokens().double()}).dtype == torch.float64
+
+
+def test_a_mapping_for_a_model_that_wants_it_whole_says_how() -> None:
+    model = _Chain(nn.Linear(WIDTH, WIDTH), nn.GELU()).eval()
+    with pytest.raises(CalibrationError, match=r"give \(\(mapping,\), \{\}\) as a batch"):
+        convert(model, [{"x": tokens()}])
+
+
+class _Named(nn.ModuleDict):
+    def forward(self, x: Tensor) -> Tensor:
+        for name, module in self.items():
+            x = module(x) + len(name)
+        return x * len(self) + len(list(self)) + len(self.keys()) + len(self.values())
+
+
+def test_a_module_dict_as_root_shows_its_own_modules() -> None:
+    model = _Named({"in": nn.Linear(WIDTH, WIDTH), "act": nn.Tanh()}).eval()
+    snn = convert(model, [tokens()], MBEConfig(time_steps=16))
+    torch.testing.assert_close(snn(tokens()), model(tokens()), atol=2e-3, rtol=0)
+    assert list(snn) == ["in", "act"]  # type: ignore[call-overload]
 
 
 # --- hooks and modes

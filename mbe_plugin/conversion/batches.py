@@ -45,4 +45,6 @@ def _moved(value: Any, device: torch.device) -> Any:
         return value.to(device)
     if isinstance(value, (list, tuple)):
         return type(value)(_moved(v, device) for v in value)
+    if isinstance(value, Mapping):
+        return {k: _moved(v, device) for k, v in value.items()}
     return value

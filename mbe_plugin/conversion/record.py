@@ -179,8 +179,13 @@ def _forward(model: nn.Module, index: int, args: tuple, kwargs: dict) -> Any:
     except MBEError:
         raise
     except Exception as refused:
+        as_keywords = isinstance(refused, TypeError) and not args
+        hint = (
+            " (a mapping is passed as keyword arguments; for a model that takes the mapping itself give "
+            "((mapping,), {}) as a batch)"
+        )
         raise CalibrationError(
-            f"the model refused calibration batch {index}: {type(refused).__name__}: {refused}"
+            f"the model refused calibration batch {index}: {type(refused).__name__}: {refused}{hint if as_keywords else ''}"
         ) from refused
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FunctionType
 from typing import Any
 
@@ -46,8 +46,17 @@ def routed_class(original: type[nn.Module]) -> type[nn.Module]:
         members["_mbe_original"] = original
         if hasattr(original, "save_pretrained"):
             members["save_pretrained"] = _save_pretrained
+        members["named_children"] = _named_children
         if issubclass(original, (nn.Sequential, nn.ModuleList)):
             members |= {"__iter__": _iterate, "__len__": _length, "__getitem__": _item}
+        if issubclass(original, nn.ModuleDict):
+            members |= {
+                "__iter__": _names,
+                "__len__": _length,
+                "keys": _keys,
+                "values": _values,
+                "items": _items,
+            }
         members["__module__"], members["__qualname__"] = original.__module__, original.__qualname__
         members["__doc__"] = original.__doc__
         metaclass: Any = type(original)
@@ -182,12 +191,39 @@ def _blank(original: type[nn.Module]) -> nn.Module:
     return cls.__new__(cls)
 
 
+def _named_children(self: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """All children; to the model's own code, while its forward runs, only its own."""
+    own = SLOT.mode is not None
+    children = original_class(self).named_children(self)
+    return ((name, child) for name, child in children if not (own and name == CONTAINER))
+
+
+def _own(self: nn.Module) -> dict[str, nn.Module]:
+    return {name: m for name, m in self._modules.items() if name != CONTAINER and m is not None}
+
+
 def _visible(self: nn.Module) -> list[nn.Module]:
-    return [m for name, m in self._modules.items() if name != CONTAINER and m is not None]
+    return list(_own(self).values())
 
 
-def _iterate(self: nn.Module) -> Any:
+def _iterate(self: nn.Module) -> Iterator[nn.Module]:
     return iter(_visible(self))
+
+
+def _names(self: nn.Module) -> Iterator[str]:
+    return iter(_own(self))
+
+
+def _keys(self: nn.Module) -> Any:
+    return _own(self).keys()
+
+
+def _values(self: nn.Module) -> Any:
+    return _own(self).values()
+
+
+def _items(self: nn.Module) -> Any:
+    return _own(self).items()
 
 
 def _length(self: nn.Module) -> int:
