@@ -443,3 +443,30 @@ def test_off_the_cpu_the_warning_comes_after_the_forward() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         notice.check()  # said once
+
+
+def test_a_model_that_cannot_be_copied() -> None:
+    with pytest.warns(FutureWarning, match="weight_norm"):
+        normed = nn.utils.weight_norm(nn.Linear(4, 4))
+    with pytest.raises(
+        ConversionError, match=r"Sequential cannot be copied \(RuntimeError: .*remove_weight_norm"
+    ):
+        convert(nn.Sequential(normed, nn.GELU()), [torch.randn(8, 4)])
+
+
+def test_a_model_without_values() -> None:
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(4, 4), nn.GELU())
+    with pytest.raises(ConversionError, match=r"0\.weight is on the meta device.*load the weights first"):
+        convert(model, [torch.randn(8, 4)])
+
+
+def test_conversion_inside_inference_mode_serves_outside_it() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 2))
+    with torch.inference_mode():
+        x = torch.randn(8, 4)
+        inside = convert(model, [x], MBEConfig(time_steps=8))
+        seen_inside = inside(x)
+    outside = convert(model, [x.clone()], MBEConfig(time_steps=8))
+    assert torch.equal(outside(x), seen_inside)
+    assert torch.equal(inside(x.clone()), seen_inside)

@@ -43,6 +43,7 @@ class Conversion:
     batches: int = 0
 
 
+@torch.inference_mode(False)  # the caller may be in it, and its tensors cannot be used outside
 def calibrate(
     model: nn.Module, batches: Iterable[Any], *, copy: bool = True, progress: Progress = lambda _: None
 ) -> Calibration:
@@ -56,6 +57,7 @@ def calibrate(
     return record(work, modules, batches, progress)
 
 
+@torch.inference_mode(False)
 def convert(
     model: nn.Module,
     calibration: Calibration | Iterable[Any],
@@ -242,10 +244,19 @@ def install_copy(model: nn.Module, copy: bool) -> tuple[nn.Module, dict[str, Mod
         raise ConversionError(f"convert takes a torch.nn.Module, got {type(model).__name__}")
     if isinstance(getattr(model, "mbe_conversion", None), Conversion):
         raise ConversionError("this model is converted already; convert the ANN it came from")
+    bare = next((n for n, t in (*model.named_parameters(), *model.named_buffers()) if t.is_meta), None)
+    if bare is not None:
+        raise ConversionError(f"{bare} is on the meta device, which holds no values; load the weights first")
     memo: dict[int, Any] = {}
     if not copy:
         memo = {id(t): t for t in (*model.parameters(), *model.buffers())}
-    work = copying.deepcopy(model, memo).eval()
+    try:
+        work = copying.deepcopy(model, memo).eval()
+    except Exception as refused:
+        raise ConversionError(
+            f"{type(model).__name__} cannot be copied ({type(refused).__name__}: {refused}); make copy.deepcopy(model) "
+            "work, for instance by torch.nn.utils.remove_weight_norm"
+        ) from refused
     return work, install(work)
 
 
