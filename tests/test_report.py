@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -56,6 +57,29 @@ def test_the_range_holds_what_calibration_saw_and_some_margin() -> None:
         neuron = report(snn).sites[0].neurons[0]
         assert neuron.low == pytest.approx(-3 - 8 * share, abs=1e-2)
         assert neuron.high == pytest.approx(5 + 8 * share, abs=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("function", "edge", "pole"),
+    [
+        (torch.tan, 1.2, math.pi / 2),
+        (torch.digamma, 1.0, 0.0),
+        (torch.erfinv, 0.8, 1.0),
+        (torch.atanh, 0.9, 1.0),
+    ],
+)
+def test_the_margin_ends_before_a_pole(
+    function: Callable[[Tensor], Tensor], edge: float, pole: float
+) -> None:
+    x = torch.linspace(edge, 2 * edge if edge > pole else -edge, 400).reshape(20, 20)
+    snn = convert(Calling(lambda m, x: function(x)), [x])
+    neuron = report(snn).sites[0].neurons[0]
+    if edge > pole:
+        assert pole <= neuron.low < edge
+    else:
+        assert -pole <= neuron.low < -edge
+        assert edge < neuron.high <= pole
+    assert report(snn).sites[0].error < 1e-3
 
 
 def test_the_errors_are_those_that_can_be_measured() -> None:

@@ -41,6 +41,8 @@ from mbe_plugin.operators import (
 from mbe_plugin.operators.softmax import DEEPEST
 
 LARGEST_POWER = 4
+PROBES = 129  # points at which a function is looked at before its range is widened
+LARGEST_GROWTH = 4.0  # how much further than over the recorded range a function may go in its margin
 UNSEEN = (-8.0, 8.0)  # domain of a neuron that no value reached in calibration, in an idle expert, say
 LOGARITHMS = {"log": math.log2(math.e), "log2": 1.0, "log10": 1 / math.log10(2), "log1p": math.log2(math.e)}
 
@@ -202,14 +204,27 @@ def _reduced_range(function: str, statistics: Statistics) -> tuple[float, float]
 
 
 def _widened(statistics: Statistics, margin: float, scalar: Scalar) -> tuple[float, float]:
-    """The recorded range and a margin, on either side only where the function is finite there."""
+    """The recorded range and a margin, on either side as far as the function stays finite and of its size.
+
+    A fit across a pole of tan or 1/x beyond the data would spend all its bases there.
+    """
     if statistics.count == 0:
         return UNSEEN
     low, high = statistics.low, statistics.high
     reach = margin * max(high - low, 1e-3 * max(abs(low), abs(high)), 1e-6)
-    wide = torch.tensor([low - reach, high + reach], dtype=torch.float64)
-    finite = torch.isfinite(scalar(wide)).tolist()
-    return (wide[0].item() if finite[0] else low), (wide[1].item() if finite[1] else high)
+    inside = scalar(torch.linspace(low, high, PROBES, dtype=torch.float64))
+    inside = inside[torch.isfinite(inside)]
+    span = (inside.max() - inside.min()).item() if inside.numel() else 0.0
+    limit = LARGEST_GROWTH * max(span, reach)
+    return _reached(scalar, low, low - reach, limit), _reached(scalar, high, high + reach, limit)
+
+
+def _reached(scalar: Scalar, edge: float, end: float, limit: float) -> float:
+    """How far from ``edge`` to ``end`` the function moves away from its value at the edge by at most ``limit``."""
+    points = torch.linspace(edge, end, PROBES, dtype=torch.float64)
+    values = scalar(points)
+    good = torch.isfinite(values) & ((values - values[0]).abs() <= limit)
+    return points[int(good.long().cumprod(0).sum()) - 1].item() if bool(good[0]) else edge
 
 
 class _Named:

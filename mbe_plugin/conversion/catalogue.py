@@ -136,8 +136,10 @@ def _all_spellings() -> dict[Callable, Spelling]:
             function = getattr(namespace, name, None)
             if not callable(function) or isinstance(function, type):
                 continue
-            own_name = getattr(function, "__name__", name)
-            spelling = _spelling(own_name if isinstance(own_name, str) else name, function)
+            own_name = str(getattr(function, "__name__", name))
+            if own_name in (f"_{name}", f"special_{name}"):  # F.threshold, torch.special.expit
+                own_name = name
+            spelling = _spelling(own_name, function)
             if spelling != Spelling(spelling.name, function):
                 found[function] = spelling
     return found
