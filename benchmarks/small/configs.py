@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -104,6 +105,11 @@ _NAMES: tuple[tuple[int, str], ...] = (
 )
 # name of a size -> the small value; a default that is smaller stays
 SIZES = {name: value for value, names in _NAMES for name in names.split()}
+IMAGES = tuple(
+    name
+    for name, value in SIZES.items()
+    if value == IMAGE and name.endswith("size") and ("image" in name or "img" in name or name == "input_size")
+)
 MOST_STAGES = 4  # a list as long as this is one of stages, not of layers
 PATCHES = ("patch_size", "spatial_patch_size")
 STAGE_WIDTHS = (
@@ -147,9 +153,21 @@ SPECIAL: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def small(config: PreTrainedConfig) -> PreTrainedConfig:
+class Shrink(IntEnum):
+    """How much of a configuration shrinks; depth and vocabulary always do, but in UNCHANGED."""
+
+    ALL = 0
+    TEXT = 1  # widths and heads of configurations with a vocabulary only
+    DEPTH = 2
+    DEPTH_ONLY = 3  # images stay too
+    UNCHANGED = 4
+
+
+def small(config: PreTrainedConfig, shrink: Shrink = Shrink.ALL) -> PreTrainedConfig:
     """A small configuration of the same class."""
-    values = _small_values(config)
+    if shrink == Shrink.UNCHANGED:
+        return config
+    values = _small_values(config, shrink)
     errors = []
     for attempt in (values, _as_dicts(values)):
         try:
@@ -161,29 +179,40 @@ def small(config: PreTrainedConfig) -> PreTrainedConfig:
     return config
 
 
-def _small_values(config: PreTrainedConfig) -> dict[str, Any]:
+def _small_values(config: PreTrainedConfig, shrink: Shrink) -> dict[str, Any]:
     given = {k: v for k, v in vars(config).items() if not k.startswith("_")}
     layers = _default_layers(config)
     usual = vars(type(config)())
     values = {k: v for k, v in given.items() if k not in usual or _differs(usual[k], v)}
+    narrow = shrink == Shrink.ALL or (shrink == Shrink.TEXT and "vocab_size" in given)
     for name, value in given.items():
-        new = _small_value(name, value, layers)
+        if not isinstance(value, PreTrainedConfig) and not _shrinks(name, narrow, shrink):
+            continue
+        new = _small_value(name, value, layers, shrink)
         if new is not None:
             values[name] = new
-    if given.get("head_dim", 0) is None:
+    if narrow and given.get("head_dim", 0) is None:
         values["head_dim"] = SIZES["head_dim"]
     if "kv_lora_rank" in values and "num_key_value_heads" in values:  # latent attention: a key per head
         values["num_key_value_heads"] = values.get("num_attention_heads", HEADS)
     values |= _token_ids(given)
+    if not narrow:
+        return values
     values |= {
         k: v for k, v in SPECIAL.get(config.model_type, {}).items() if k in given or hasattr(config, k)
     }
     return values
 
 
-def _small_value(name: str, value: Any, layers: int) -> Any:
+def _shrinks(name: str, narrow: bool, shrink: Shrink) -> bool:
+    if name in IMAGES:
+        return shrink < Shrink.DEPTH_ONLY
+    return narrow or name == "depths" or SIZES.get(name) in (LAYERS, VOCABULARY) or name.startswith("layer")
+
+
+def _small_value(name: str, value: Any, layers: int, shrink: Shrink) -> Any:
     if isinstance(value, PreTrainedConfig):
-        return small(value)
+        return small(value, shrink)
     if name in ("rope_parameters", "rope_scaling") and isinstance(value, dict):
         return _small_rope(value)
     if isinstance(value, (list, tuple)):

@@ -5,15 +5,18 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.small.configs import small
+from benchmarks.small.configs import Shrink, small
 from benchmarks.small.inputs import Batch, batches
 
 PARAMETERS = 80_000_000
+MOST_CLASSES = 3  # of a file, tried in its order
+MOST_PARTS = 3  # the last ones of a file are the largest
 CALIBRATION_SEEDS, TEST_SEED = (1, 2), 3
 
 
@@ -64,11 +67,41 @@ def call(model: nn.Module, batch: Batch | Tensor) -> Any:
 
 
 def _build_transformers(name: str) -> tuple[nn.Module, str, list[Batch]]:
+    """The smallest that works; the reason given is that of the smallest."""
+    first: NotBuiltError | None = None
+    for shrink in Shrink:
+        try:
+            return _build_shrunk(name, shrink)
+        except NotBuiltError as error:
+            first = first or error
+    assert first is not None
+    raise first
+
+
+def _build_shrunk(name: str, shrink: Shrink) -> tuple[nn.Module, str, list[Batch]]:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     try:
-        config = small(CONFIG_MAPPING[name]())
-        make = _maker(config)
+        config = small(CONFIG_MAPPING[name](), shrink)
+        makers = list(_makers(config))
+    except NotBuiltError:
+        raise
+    except Exception as error:
+        raise NotBuiltError(_said(error)) from error
+    if not makers:
+        raise NotBuiltError(f"no model class takes a {type(config).__name__} alone")
+    first: NotBuiltError | None = None
+    for make in makers:
+        try:
+            return _made(make, config)
+        except NotBuiltError as error:
+            first = first or error
+    assert first is not None
+    raise first
+
+
+def _made(make: Callable[[], nn.Module], config: Any) -> tuple[nn.Module, str, list[Batch]]:
+    try:
         _refuse_large(make)
         torch.manual_seed(0)
         model = make().eval().float()
@@ -80,20 +113,36 @@ def _build_transformers(name: str) -> tuple[nn.Module, str, list[Batch]]:
     return _called(model, batches(model, config, (*CALIBRATION_SEEDS, TEST_SEED)))
 
 
-def _maker(config: Any) -> Callable[[], nn.Module]:
-    """AutoModel, or the first model class of the architecture's own file that takes this configuration."""
+def _makers(config: Any) -> Iterator[Callable[[], nn.Module]]:
+    """AutoModel, or the classes of the architecture's own file that take this configuration."""
     from transformers import AutoModel
     from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
     if type(config) in MODEL_MAPPING:
-        return lambda: AutoModel.from_config(config)
+        yield lambda: AutoModel.from_config(config)
+        return
     modeling = importlib.import_module(type(config).__module__.replace(".configuration_", ".modeling_"))
-    for cls in vars(modeling).values():
-        if not inspect.isclass(cls) or getattr(cls, "config_class", None) is not type(config):
-            continue
-        if cls.__module__ == modeling.__name__ and "forward" in vars(cls):
-            return lambda: cls(config)
-    raise NotBuiltError(f"no model class takes a {type(config).__name__} alone")
+    classes = [
+        c
+        for c in vars(modeling).values()
+        if inspect.isclass(c)
+        and issubclass(c, nn.Module)
+        and c.__module__ == modeling.__name__
+        and "forward" in vars(c)
+    ]
+    models = [c for c in classes if getattr(c, "config_class", None) is type(config)]
+    parts = [c for c in classes if c not in models and _takes(c, type(config))]
+    for cls in (models + parts[-MOST_PARTS:])[:MOST_CLASSES]:
+        yield partial(cls, config)
+
+
+def _takes(cls: type, config_class: type) -> bool:
+    """Whether the constructor wants this configuration, by its annotation, and nothing else."""
+    parameters = list(inspect.signature(cls).parameters.values())
+    if not parameters or any(p.default is p.empty for p in parameters[1:] if p.kind != p.VAR_KEYWORD):
+        return False
+    wanted = parameters[0].annotation
+    return wanted is config_class or wanted == config_class.__name__
 
 
 def _refuse_large(make: Callable[[], nn.Module]) -> None:
