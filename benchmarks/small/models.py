@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -16,12 +17,17 @@ from benchmarks.small.inputs import Batch, batches
 
 PARAMETERS = 80_000_000
 MOST_CLASSES = 3  # of a file, tried in its order
-MOST_PARTS = 3  # the last ones of a file are the largest
+WHOLE_SUFFIXES = ("", "Model", "Encoder", "Decoder", "Transformer", "Resampler")  # of a part's class
+PATIENCE = 40.0  # seconds after which nothing more is tried
 CALIBRATION_SEEDS, TEST_SEED = (1, 2), 3
 
 
 class NotBuiltError(Exception):
     """The architecture could not be built small, or refuses our inputs; the message says why."""
+
+
+class NoHopeError(NotBuiltError):
+    """No size of it can be built here."""
 
 
 def entries() -> list[tuple[str, str]]:
@@ -69,9 +75,14 @@ def call(model: nn.Module, batch: Batch | Tensor) -> Any:
 def _build_transformers(name: str) -> tuple[nn.Module, str, list[Batch]]:
     """The smallest that works; the reason given is that of the smallest."""
     first: NotBuiltError | None = None
+    start = time.monotonic()
     for shrink in Shrink:
+        if time.monotonic() - start > PATIENCE:
+            break
         try:
             return _build_shrunk(name, shrink)
+        except NoHopeError:
+            raise
         except NotBuiltError as error:
             first = first or error
     assert first is not None
@@ -86,10 +97,12 @@ def _build_shrunk(name: str, shrink: Shrink) -> tuple[nn.Module, str, list[Batch
         makers = list(_makers(config))
     except NotBuiltError:
         raise
+    except ImportError as error:
+        raise NoHopeError(_said(error)) from error
     except Exception as error:
         raise NotBuiltError(_said(error)) from error
     if not makers:
-        raise NotBuiltError(f"no model class takes a {type(config).__name__} alone")
+        raise NoHopeError(f"no model class takes a {type(config).__name__} alone")
     first: NotBuiltError | None = None
     for make in makers:
         try:
@@ -107,6 +120,8 @@ def _made(make: Callable[[], nn.Module], config: Any) -> tuple[nn.Module, str, l
         model = make().eval().float()
     except NotBuiltError:
         raise
+    except ImportError as error:
+        raise NoHopeError(_said(error)) from error
     except Exception as error:
         raise NotBuiltError(_said(error)) from error
     randomise(model)
@@ -130,9 +145,12 @@ def _makers(config: Any) -> Iterator[Callable[[], nn.Module]]:
         and c.__module__ == modeling.__name__
         and "forward" in vars(c)
     ]
-    models = [c for c in classes if getattr(c, "config_class", None) is type(config)]
-    parts = [c for c in classes if c not in models and _takes(c, type(config))]
-    for cls in (models + parts[-MOST_PARTS:])[:MOST_CLASSES]:
+    whole = [c for c in classes if getattr(c, "config_class", None) is type(config)]
+    stem = type(config).__name__.removesuffix("Config")
+    parts = [
+        c for c in classes if _takes(c, type(config)) and c.__name__.removeprefix(stem) in WHOLE_SUFFIXES
+    ]
+    for cls in (whole or parts)[:MOST_CLASSES]:
         yield partial(cls, config)
 
 
@@ -157,7 +175,10 @@ def _refuse_large(make: Callable[[], nn.Module]) -> None:
 
 def _called(model: nn.Module, ways: Iterator[tuple[str, list[Batch]]]) -> tuple[nn.Module, str, list[Batch]]:
     first: Exception | None = None
+    start = time.monotonic()
     for given, made in ways:
+        if time.monotonic() - start > PATIENCE / 2:
+            break
         try:
             for batch in made:
                 call(model, batch)
