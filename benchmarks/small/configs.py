@@ -142,15 +142,42 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2, "first_k_dense_replace": 1},
     "lilt": {"hidden_size": 96},
     "bridgetower_vision_model": {"hidden_size": 64},
-    "autoformer": {"prediction_length": 4, "context_length": 8, "lags_sequence": [1, 2], "num_time_features": 1},
-    "informer": {"prediction_length": 4, "context_length": 8, "lags_sequence": [1, 2], "num_time_features": 1},
+    "autoformer": {"prediction_length": 4, "context_length": 8, "lags_sequence": [1, 2], "num_time_features": 1,
+                "feature_size": 5},
+    "informer": {"prediction_length": 4, "context_length": 8, "lags_sequence": [1, 2], "num_time_features": 1,
+                "feature_size": 5},
     "time_series_transformer": {"prediction_length": 4, "context_length": 8, "lags_sequence": [1, 2],
-                                "num_time_features": 1},
+                                "num_time_features": 1, "feature_size": 5},
+    "kosmos-2": {"latent_query_num": 4},
+    "sam2_hiera_det_model": {"embed_dim_per_stage": [32, 64, 128, 256]},  # a stage pools where its width grows
+    "sam2_vision_model": {"backbone_channel_list": [256, 128, 64, 32]},
+    "gemma3n_text": {"num_hidden_layers": 4, "layer_types": ["sliding_attention", "full_attention"] * 2,
+                     "num_kv_shared_layers": 2, "activation_sparsity_pattern": [0.95, 0.0, 0.0, 0.0],
+                     "intermediate_size": [64] * 4, "hidden_size_per_layer_input": 8},
+    "zamba": {"num_hidden_layers": 4, "layers_block_type": ["linear_attention", "hybrid"] * 2},
+    "deepseek_v2": {"num_experts_per_tok": 2, "n_routed_experts": 4},
+    "llama4_vision_model": {"intermediate_size": 128, "projector_input_dim": 32, "projector_output_dim": 32,
+                            "vision_output_dim": 32},
+    "xmod": {"default_language": "en_XX"},
+    "xclip_vision_model": {"num_frames": 2},
+    "nemotron": {"num_key_value_heads": 2},
+    "vits": {"speaking_rate": 1e6},  # else random durations are huge
+    "blip-2": {"image_token_id": VOCABULARY - 1},
+    "instructblip": {"image_token_id": VOCABULARY - 1},
+    "instructblipvideo": {"video_token_id": VOCABULARY - 1},
+    "dbrx": {"attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8},
+             "ffn_config": {"hidden_size": 32, "ffn_hidden_size": 64, "moe_num_experts": 4, "moe_top_k": 2}},
     "longformer": {"attention_window": 4},
     "led": {"attention_window": 4},
     "big_bird": {"attention_type": "original_full"},
     "bigbird_pegasus": {"attention_type": "original_full"},
 }  # fmt: skip
+# attributes that the architecture reads and its own configuration lacks
+LACKING: dict[str, dict[str, Any]] = {
+    "t5gemma2_text": {"dropout_rate": 0.0},
+    "t5gemma2_decoder": {"dropout_rate": 0.0},
+    "pix2struct_text_model": {"initializer_range": 0.02},
+}
 
 
 class Shrink(IntEnum):
@@ -196,12 +223,23 @@ def _small_values(config: PreTrainedConfig, shrink: Shrink) -> dict[str, Any]:
     if "kv_lora_rank" in values and "num_key_value_heads" in values:  # latent attention: a key per head
         values["num_key_value_heads"] = values.get("num_attention_heads", HEADS)
     values |= _token_ids(given)
+    values |= _backbone_stages(config) | LACKING.get(config.model_type, {})
     if not narrow:
         return values
     values |= {
         k: v for k, v in SPECIAL.get(config.model_type, {}).items() if k in given or hasattr(config, k)
     }
     return values
+
+
+def _backbone_stages(config: PreTrainedConfig) -> dict[str, Any]:
+    """A backbone that hands several stages on keeps doing so; one of layers alone has a layer for each."""
+    wanted = list(getattr(config, "_out_features", None) or [])
+    if len(wanted) < 2:
+        return {}
+    if len(config.stage_names) <= MOST_STAGES + 1:
+        return {"out_features": wanted}
+    return {"num_hidden_layers": len(wanted), "out_indices": [i + 1 for i in range(len(wanted))]}
 
 
 def _shrinks(name: str, narrow: bool, shrink: Shrink) -> bool:

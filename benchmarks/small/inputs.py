@@ -28,6 +28,7 @@ OPTIONAL = (
     "aspect_ratio_mask", "prompt_depth", "inputs_embeds_", "target_sizes", "cross_attention_states",
     "pixel_attention_mask", "spatial_shapes", "pixel_position_ids", "latents", "image_attention_mask",
 )  # fmt: skip
+IMAGE_TOKENS = 0  # the variant that has them, where all is given that is known
 RESERVED = 20  # ids of special tokens are among the first and the last of the vocabulary
 
 # name -> where the configuration has the width of its vectors (or the number of its ids)
@@ -60,15 +61,33 @@ def batches(model: nn.Module, config: Any, seeds: tuple[int, ...]) -> Iterator[t
     ways: list[tuple[list[str], list[str]]] = []
     for group in ((*TEXT, *VISION, *AUDIO), TEXT, VISION, AUDIO, (main,), ()):
         ways.append(([n for n in parameters if n in group or n in required], required))
-    for group in (known, needed, *([n for n in known if n not in a] for a in AUDIO_KINDS)):
+    given = [n for n in known if n != main or n in (*TEXT, *VISION, *AUDIO, *OPTIONAL)]
+    for group in (known, needed, *([n for n in given if n not in a] for a in AUDIO_KINDS)):
         ways.append((group, known))
     for names, wanted in ways:
         for variant in range(6):
             made = [_batch(names, wanted, parameters, config, s, variant) for s in seeds]
+            if (names, wanted) == (known, known) and variant == IMAGE_TOKENS:
+                made = [_with_image_tokens(b, config) for b in made]
             key = tuple((n, tuple(v.shape)) for n, v in made[0].items() if isinstance(v, Tensor))
             if key and key not in tried:
                 tried.add(key)
                 yield ", ".join(n for n, v in made[0].items() if isinstance(v, Tensor)), made
+
+
+def _with_image_tokens(batch: Batch, config: Any) -> Batch:
+    """The text with as many image tokens before it as the image has features."""
+    names = ("image_token_id", "image_token_index", "video_token_id")
+    token = next((v for n in names if (v := _find(config, n, None)) is not None), None)
+    counts = ("num_query_tokens", "mm_tokens_per_image", "image_seq_length", "num_image_tokens")
+    count = next((v for n in counts if (v := _find(config, n, None))), None)
+    if token is None or count is None or "input_ids" not in batch:
+        return batch
+    added = torch.full((BATCH, count), token)
+    batch["input_ids"] = torch.cat([added, batch["input_ids"]], dim=1)
+    if "attention_mask" in batch:
+        batch["attention_mask"] = torch.cat([torch.ones_like(added), batch["attention_mask"]], dim=1)
+    return batch
 
 
 def _batch(names: list, required: list, parameters: Any, config: Any, seed: int, variant: int) -> Batch:
@@ -103,6 +122,7 @@ def _value(
         return _features(config, generator, variant)
     if name in ("input_values", "audio_values", "waveform"):
         shapes = [(BATCH, 4000), (BATCH, 1, 4000), _spectrogram(config), (BATCH, 2, 4000)]
+        shapes += [(BATCH, LENGTH, _find(config, "hidden_size", 32)), (BATCH, 3840)]
         return torch.randn(shapes[variant % len(shapes)], generator=generator)
     return _required(name, config, generator, variant) if required else None
 
@@ -126,6 +146,12 @@ def _pixels(
         (c for n in ("num_channels", "in_channels", "in_chans") if (c := _find(config, n, None))), 3
     )
     channels = channels if isinstance(channels, int) else channels[0]
+    if "aspect_ratio_ids" in parameters and required:
+        return torch.randn(
+            BATCH, 1, _find(config, "max_num_tiles", 4), channels, size, size, generator=generator
+        )
+    if "spatial_shapes" in parameters and "pixel_attention_mask" in parameters:
+        variant = 5
     if variant == 1 or name == "pixel_values_videos":
         return torch.randn(
             BATCH, _find(config, "num_frames", 2) or 2, channels, size, size, generator=generator
@@ -253,6 +279,14 @@ def _known(name: str, config: Any, generator: torch.Generator, variant: int, wid
     if name == "pixel_position_ids":
         places = torch.stack([torch.arange(LENGTH) % 4, torch.arange(LENGTH) // 4], dim=-1)
         return places.repeat(BATCH, 1, 1)
+    if name == "image_attention_mask":
+        return torch.ones(BATCH, LENGTH, _find(config, "num_frames", 2) or 2, dtype=torch.long)
+    if name in ("image_embeddings", "image_positional_embeddings", "dense_prompt_embeddings"):
+        return noise(BATCH, width, 4, 4)
+    if name == "sparse_prompt_embeddings":
+        return noise(BATCH, 1, 2, width)
+    if name == "multimask_output":
+        return False
     if name == "doc_scores":
         return noise(BATCH, 1)
     if name == "latents":

@@ -134,18 +134,25 @@ def _makers(config: Any) -> Iterator[Callable[[], nn.Module]]:
     from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
     if type(config) in MODEL_MAPPING:
-        yield lambda: AutoModel.from_config(config)
+        mapped = MODEL_MAPPING[type(config)]
+        yield (
+            partial(mapped[0], config) if isinstance(mapped, tuple) else lambda: AutoModel.from_config(config)
+        )
+    try:
+        modeling = importlib.import_module(type(config).__module__.replace(".configuration_", ".modeling_"))
+    except ModuleNotFoundError:
         return
-    modeling = importlib.import_module(type(config).__module__.replace(".configuration_", ".modeling_"))
     classes = [
         c
         for c in vars(modeling).values()
         if inspect.isclass(c)
         and issubclass(c, nn.Module)
-        and c.__module__ == modeling.__name__
+        and c.__module__.startswith(modeling.__package__ or "")
         and "forward" in vars(c)
     ]
     whole = [c for c in classes if getattr(c, "config_class", None) is type(config)]
+    if type(config) in MODEL_MAPPING:
+        whole, classes = [c for c in whole if c.__name__.endswith("ForConditionalGeneration")], []
     stem = type(config).__name__.removesuffix("Config")
     parts = [
         c for c in classes if _takes(c, type(config)) and c.__name__.removeprefix(stem) in WHOLE_SUFFIXES
