@@ -158,6 +158,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "deepseek_v2": {"num_experts_per_tok": 2, "n_routed_experts": 4},
     "llama4_vision_model": {"intermediate_size": 128, "projector_input_dim": 32, "projector_output_dim": 32,
                             "vision_output_dim": 32},
+    "mllama_vision_model": {"intermediate_layers_indices": [0, 1], "vision_output_dim": 96},
     "xmod": {"default_language": "en_XX"},
     "xclip_vision_model": {"num_frames": 2},
     "nemotron": {"num_key_value_heads": 2},

@@ -25,8 +25,8 @@ OPTIONAL = (
     "states", "actions", "rewards", "returns_to_go", "timesteps", "visual_feats", "visual_pos", "task_inputs",
     "flattened_patches", "encoder_hidden_states", "image_embeds_position_mask", "qformer_input_ids",
     "context_input_ids", "context_attention_mask", "doc_scores", "input_features_mask", "aspect_ratio_ids",
-    "aspect_ratio_mask", "prompt_depth", "inputs_embeds_", "target_sizes", "cross_attention_states",
-    "pixel_attention_mask", "spatial_shapes", "pixel_position_ids", "latents", "image_attention_mask",
+    "aspect_ratio_mask", "prompt_depth", "target_sizes", "cross_attention_states",
+    "pixel_attention_mask", "spatial_shapes", "pixel_position_ids", "latents", "image_attention_mask", "decoder_input_values",
 )  # fmt: skip
 IMAGE_TOKENS = 0  # the variant that has them, where all is given that is known
 RESERVED = 20  # ids of special tokens are among the first and the last of the vocabulary
@@ -37,9 +37,9 @@ NOISE = {
     "visual_feats": "visual_feat_dim", "context": "hidden_size", "patch_embeds": "hidden_size",
     "context_hidden_states": "hidden_size", "noise_embeds": "hidden_size", "image_features": "hidden_size",
     "audio_mel": "input_feat_size", "text_features": "hidden_size", "action_embeds": "hidden_size",
-    "decoder_queries": "hidden_size",
+    "decoder_queries": "hidden_size", "decoder_input_values": "hidden_size",
 }  # fmt: skip
-LONGS = {"task_inputs": "", "audio_input_ids": "", "classes_input_ids": "", "tasks_input_ids": ""}
+LONGS = {"audio_input_ids": "", "classes_input_ids": "", "tasks_input_ids": ""}
 ONES = ("context_attention_mask", "classes_attention_mask", "tasks_attention_mask")
 IMAGES_LIKE = ("prompt_pixel_values", "prompt_masks", "prompt_depth")
 
@@ -68,22 +68,23 @@ def batches(model: nn.Module, config: Any, seeds: tuple[int, ...]) -> Iterator[t
         for variant in range(6):
             made = [_batch(names, wanted, parameters, config, s, variant) for s in seeds]
             if (names, wanted) == (known, known) and variant == IMAGE_TOKENS:
-                made = [_with_image_tokens(b, config) for b in made]
+                made = [with_image_tokens(b, config) for b in made]
             key = tuple((n, tuple(v.shape)) for n, v in made[0].items() if isinstance(v, Tensor))
             if key and key not in tried:
                 tried.add(key)
                 yield ", ".join(n for n, v in made[0].items() if isinstance(v, Tensor)), made
 
 
-def _with_image_tokens(batch: Batch, config: Any) -> Batch:
+def with_image_tokens(batch: Batch, config: Any, count: int | None = None) -> Batch:
     """The text with as many image tokens before it as the image has features."""
     names = ("image_token_id", "image_token_index", "video_token_id")
     token = next((v for n in names if (v := _find(config, n, None)) is not None), None)
     counts = ("num_query_tokens", "mm_tokens_per_image", "image_seq_length", "num_image_tokens")
-    count = next((v for n in counts if (v := _find(config, n, None))), None)
+    count = count or next((v for n in counts if (v := _find(config, n, None))), None)
     if token is None or count is None or "input_ids" not in batch:
         return batch
     added = torch.full((BATCH, count), token)
+    batch = dict(batch)
     batch["input_ids"] = torch.cat([added, batch["input_ids"]], dim=1)
     if "attention_mask" in batch:
         batch["attention_mask"] = torch.cat([torch.ones_like(added), batch["attention_mask"]], dim=1)
@@ -244,6 +245,10 @@ def _known(name: str, config: Any, generator: torch.Generator, variant: int, wid
     def noise(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator)
 
+    if name == "task_inputs":
+        return torch.randint(
+            0, VOCABULARY, (BATCH, _find(config, "task_seq_len", 77)), generator=generator
+        ).float()
     if name in NOISE:
         return noise(BATCH, LENGTH, _find(config, NOISE[name], width) if NOISE[name] else 1)
     if name in IMAGES_LIKE:
