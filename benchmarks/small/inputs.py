@@ -26,7 +26,8 @@ OPTIONAL = (
     "flattened_patches", "encoder_hidden_states", "image_embeds_position_mask", "qformer_input_ids",
     "context_input_ids", "context_attention_mask", "doc_scores", "input_features_mask", "aspect_ratio_ids",
     "aspect_ratio_mask", "prompt_depth", "target_sizes", "cross_attention_states",
-    "pixel_attention_mask", "spatial_shapes", "pixel_position_ids", "latents", "image_attention_mask", "decoder_input_values",
+    "pixel_attention_mask", "spatial_shapes", "pixel_position_ids", "latents", "image_attention_mask",
+    "decoder_input_values",
 )  # fmt: skip
 IMAGE_TOKENS = 0  # the variant that has them, where all is given that is known
 RESERVED = 20  # ids of special tokens are among the first and the last of the vocabulary
