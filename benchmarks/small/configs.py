@@ -162,7 +162,6 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "xmod": {"default_language": "en_XX"},
     "xclip_vision_model": {"num_frames": 2},
     "nemotron": {"num_key_value_heads": 2},
-    "vits": {"speaking_rate": 1e6},  # else random durations are huge
     "blip-2": {"image_token_id": VOCABULARY - 1},
     "instructblip": {"image_token_id": VOCABULARY - 1},
     "instructblipvideo": {"video_token_id": VOCABULARY - 1},
