@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -104,6 +105,11 @@ _NAMES: tuple[tuple[int, str], ...] = (
 )
 # name of a size -> the small value; a default that is smaller stays
 SIZES = {name: value for value, names in _NAMES for name in names.split()}
+IMAGES = tuple(
+    name
+    for name, value in SIZES.items()
+    if value == IMAGE and name.endswith("size") and ("image" in name or "img" in name or name == "input_size")
+)
 MOST_STAGES = 4  # a list as long as this is one of stages, not of layers
 PATCHES = ("patch_size", "spatial_patch_size")
 STAGE_WIDTHS = (
@@ -136,20 +142,59 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2, "first_k_dense_replace": 1},
     "lilt": {"hidden_size": 96},
     "bridgetower_vision_model": {"hidden_size": 64},
-    "autoformer": {"prediction_length": 4, "context_length": 8, "lags_sequence": [1, 2], "num_time_features": 1},
-    "informer": {"prediction_length": 4, "context_length": 8, "lags_sequence": [1, 2], "num_time_features": 1},
+    "autoformer": {"prediction_length": 4, "context_length": 8, "lags_sequence": [1, 2], "num_time_features": 1,
+                "feature_size": 5},
+    "informer": {"prediction_length": 4, "context_length": 8, "lags_sequence": [1, 2], "num_time_features": 1,
+                "feature_size": 5},
     "time_series_transformer": {"prediction_length": 4, "context_length": 8, "lags_sequence": [1, 2],
-                                "num_time_features": 1},
+                                "num_time_features": 1, "feature_size": 5},
+    "kosmos-2": {"latent_query_num": 4},
+    "sam2_hiera_det_model": {"embed_dim_per_stage": [32, 64, 128, 256]},  # a stage pools where its width grows
+    "sam2_vision_model": {"backbone_channel_list": [256, 128, 64, 32]},
+    "gemma3n_text": {"num_hidden_layers": 4, "layer_types": ["sliding_attention", "full_attention"] * 2,
+                     "num_kv_shared_layers": 2, "activation_sparsity_pattern": [0.95, 0.0, 0.0, 0.0],
+                     "intermediate_size": [64] * 4, "hidden_size_per_layer_input": 8},
+    "zamba": {"num_hidden_layers": 4, "layers_block_type": ["linear_attention", "hybrid"] * 2},
+    "deepseek_v2": {"num_experts_per_tok": 2, "n_routed_experts": 4},
+    "llama4_vision_model": {"intermediate_size": 128, "projector_input_dim": 32, "projector_output_dim": 32,
+                            "vision_output_dim": 32},
+    "mllama_vision_model": {"intermediate_layers_indices": [0, 1], "vision_output_dim": 96},
+    "xmod": {"default_language": "en_XX"},
+    "xclip_vision_model": {"num_frames": 2},
+    "nemotron": {"num_key_value_heads": 2},
+    "blip-2": {"image_token_id": VOCABULARY - 1},
+    "instructblip": {"image_token_id": VOCABULARY - 1},
+    "instructblipvideo": {"video_token_id": VOCABULARY - 1},
+    "dbrx": {"attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8},
+             "ffn_config": {"hidden_size": 32, "ffn_hidden_size": 64, "moe_num_experts": 4, "moe_top_k": 2}},
     "longformer": {"attention_window": 4},
     "led": {"attention_window": 4},
     "big_bird": {"attention_type": "original_full"},
     "bigbird_pegasus": {"attention_type": "original_full"},
 }  # fmt: skip
+# attributes that the architecture reads and its own configuration lacks
+LACKING: dict[str, dict[str, Any]] = {
+    "t5gemma2_text": {"dropout_rate": 0.0},
+    "t5gemma2_decoder": {"dropout_rate": 0.0},
+    "pix2struct_text_model": {"initializer_range": 0.02},
+}
 
 
-def small(config: PreTrainedConfig) -> PreTrainedConfig:
+class Shrink(IntEnum):
+    """How much of a configuration shrinks; depth and vocabulary always do, but in UNCHANGED."""
+
+    ALL = 0
+    TEXT = 1  # widths and heads of configurations with a vocabulary only
+    DEPTH = 2
+    DEPTH_ONLY = 3  # images stay too
+    UNCHANGED = 4
+
+
+def small(config: PreTrainedConfig, shrink: Shrink = Shrink.ALL) -> PreTrainedConfig:
     """A small configuration of the same class."""
-    values = _small_values(config)
+    if shrink == Shrink.UNCHANGED:
+        return config
+    values = _small_values(config, shrink)
     errors = []
     for attempt in (values, _as_dicts(values)):
         try:
@@ -161,29 +206,51 @@ def small(config: PreTrainedConfig) -> PreTrainedConfig:
     return config
 
 
-def _small_values(config: PreTrainedConfig) -> dict[str, Any]:
+def _small_values(config: PreTrainedConfig, shrink: Shrink) -> dict[str, Any]:
     given = {k: v for k, v in vars(config).items() if not k.startswith("_")}
     layers = _default_layers(config)
     usual = vars(type(config)())
     values = {k: v for k, v in given.items() if k not in usual or _differs(usual[k], v)}
+    narrow = shrink == Shrink.ALL or (shrink == Shrink.TEXT and "vocab_size" in given)
     for name, value in given.items():
-        new = _small_value(name, value, layers)
+        if not isinstance(value, PreTrainedConfig) and not _shrinks(name, narrow, shrink):
+            continue
+        new = _small_value(name, value, layers, shrink)
         if new is not None:
             values[name] = new
-    if given.get("head_dim", 0) is None:
+    if narrow and given.get("head_dim", 0) is None:
         values["head_dim"] = SIZES["head_dim"]
     if "kv_lora_rank" in values and "num_key_value_heads" in values:  # latent attention: a key per head
         values["num_key_value_heads"] = values.get("num_attention_heads", HEADS)
     values |= _token_ids(given)
+    values |= _backbone_stages(config) | LACKING.get(config.model_type, {})
+    if not narrow:
+        return values
     values |= {
         k: v for k, v in SPECIAL.get(config.model_type, {}).items() if k in given or hasattr(config, k)
     }
     return values
 
 
-def _small_value(name: str, value: Any, layers: int) -> Any:
+def _backbone_stages(config: PreTrainedConfig) -> dict[str, Any]:
+    """A backbone that hands several stages on keeps doing so; one of layers alone has a layer for each."""
+    wanted = list(getattr(config, "_out_features", None) or [])
+    if len(wanted) < 2:
+        return {}
+    if len(config.stage_names) <= MOST_STAGES + 1:
+        return {"out_features": wanted}
+    return {"num_hidden_layers": len(wanted), "out_indices": [i + 1 for i in range(len(wanted))]}
+
+
+def _shrinks(name: str, narrow: bool, shrink: Shrink) -> bool:
+    if name in IMAGES:
+        return shrink < Shrink.DEPTH_ONLY
+    return narrow or name == "depths" or SIZES.get(name) in (LAYERS, VOCABULARY) or name.startswith("layer")
+
+
+def _small_value(name: str, value: Any, layers: int, shrink: Shrink) -> Any:
     if isinstance(value, PreTrainedConfig):
-        return small(value)
+        return small(value, shrink)
     if name in ("rope_parameters", "rope_scaling") and isinstance(value, dict):
         return _small_rope(value)
     if isinstance(value, (list, tuple)):

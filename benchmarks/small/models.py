@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
+import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.small.configs import small
-from benchmarks.small.inputs import Batch, batches
+from benchmarks.small.configs import Shrink, small
+from benchmarks.small.inputs import BATCH, Batch, batches, with_image_tokens
 
 PARAMETERS = 80_000_000
+MOST_CLASSES = 3  # of a file, tried in its order
+WHOLE_SUFFIXES = ("", "Model", "Encoder", "Decoder", "Transformer", "Resampler")  # of a part's class
+PATIENCE = 40.0  # seconds after which nothing more is tried
 CALIBRATION_SEEDS, TEST_SEED = (1, 2), 3
 
 
 class NotBuiltError(Exception):
     """The architecture could not be built small, or refuses our inputs; the message says why."""
+
+
+class NoHopeError(NotBuiltError):
+    """No size of it can be built here."""
 
 
 def entries() -> list[tuple[str, str]]:
@@ -64,36 +74,121 @@ def call(model: nn.Module, batch: Batch | Tensor) -> Any:
 
 
 def _build_transformers(name: str) -> tuple[nn.Module, str, list[Batch]]:
+    """The smallest that works; the reason given is that of the smallest."""
+    first: NotBuiltError | None = None
+    start = time.monotonic()
+    for shrink in Shrink:
+        if time.monotonic() - start > PATIENCE:
+            break
+        try:
+            return _build_shrunk(name, shrink)
+        except NoHopeError:
+            raise
+        except NotBuiltError as error:
+            first = first or error
+    assert first is not None
+    raise first
+
+
+def _build_shrunk(name: str, shrink: Shrink) -> tuple[nn.Module, str, list[Batch]]:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     try:
-        config = small(CONFIG_MAPPING[name]())
-        make = _maker(config)
+        config = small(CONFIG_MAPPING[name](), shrink)
+        makers = list(_makers(config))
+    except NotBuiltError:
+        raise
+    except ImportError as error:
+        raise NoHopeError(_said(error)) from error
+    except Exception as error:
+        raise NotBuiltError(_said(error)) from error
+    if not makers:
+        raise NoHopeError(f"no model class takes a {type(config).__name__} alone")
+    first: NotBuiltError | None = None
+    for make in makers:
+        try:
+            return _made(make, config)
+        except NotBuiltError as error:
+            first = first or error
+    assert first is not None
+    raise first
+
+
+def _made(make: Callable[[], nn.Module], config: Any) -> tuple[nn.Module, str, list[Batch]]:
+    try:
         _refuse_large(make)
         torch.manual_seed(0)
         model = make().eval().float()
     except NotBuiltError:
         raise
+    except ImportError as error:
+        raise NoHopeError(_said(error)) from error
     except Exception as error:
         raise NotBuiltError(_said(error)) from error
     randomise(model)
-    return _called(model, batches(model, config, (*CALIBRATION_SEEDS, TEST_SEED)))
+    return _called(model, _ways(model, config))
 
 
-def _maker(config: Any) -> Callable[[], nn.Module]:
-    """AutoModel, or the first model class of the architecture's own file that takes this configuration."""
+def _ways(model: nn.Module, config: Any) -> Iterator[tuple[str, list[Batch]]]:
+    """Inputs to try; at last those with the image tokens that the model has missed in one of the former."""
+    missed: list[tuple[str, list[Batch]]] = []
+    for given, made in batches(model, config, (*CALIBRATION_SEEDS, TEST_SEED)):
+        yield given, made
+        count = _missed_tokens(model, made[0]) if not missed and len(given.split(", ")) > 1 else 0
+        if count:
+            missed.append((given, [with_image_tokens(b, config, count // BATCH) for b in made]))
+    yield from missed
+
+
+def _missed_tokens(model: nn.Module, batch: Batch) -> int:
+    try:
+        call(model, batch)
+    except Exception as error:
+        found = re.search(r"tokens: 0, features: (\d+)", str(error))
+        return int(found[1]) if found else 0
+    return 0
+
+
+def _makers(config: Any) -> Iterator[Callable[[], nn.Module]]:
+    """AutoModel, or the classes of the architecture's own file that take this configuration."""
     from transformers import AutoModel
     from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
     if type(config) in MODEL_MAPPING:
-        return lambda: AutoModel.from_config(config)
-    modeling = importlib.import_module(type(config).__module__.replace(".configuration_", ".modeling_"))
-    for cls in vars(modeling).values():
-        if not inspect.isclass(cls) or getattr(cls, "config_class", None) is not type(config):
-            continue
-        if cls.__module__ == modeling.__name__ and "forward" in vars(cls):
-            return lambda: cls(config)
-    raise NotBuiltError(f"no model class takes a {type(config).__name__} alone")
+        mapped = MODEL_MAPPING[type(config)]
+        yield (
+            partial(mapped[0], config) if isinstance(mapped, tuple) else lambda: AutoModel.from_config(config)
+        )
+    try:
+        modeling = importlib.import_module(type(config).__module__.replace(".configuration_", ".modeling_"))
+    except ModuleNotFoundError:
+        return
+    classes = [
+        c
+        for c in vars(modeling).values()
+        if inspect.isclass(c)
+        and issubclass(c, nn.Module)
+        and c.__module__.startswith(modeling.__package__ or "")
+        and "forward" in vars(c)
+    ]
+    whole = [c for c in classes if getattr(c, "config_class", None) is type(config)]
+    if type(config) in MODEL_MAPPING:
+        whole, classes = [c for c in whole if c.__name__.endswith("ForConditionalGeneration")], []
+    stem = type(config).__name__.removesuffix("Config")
+    parts = [
+        c for c in classes if _takes(c, type(config)) and c.__name__.removeprefix(stem) in WHOLE_SUFFIXES
+    ]
+    for cls in (whole or parts)[:MOST_CLASSES]:
+        yield partial(cls, config)
+
+
+def _takes(cls: type, config_class: type) -> bool:
+    """Whether the constructor wants this configuration, by its annotation, and nothing else."""
+    parameters = list(inspect.signature(cls).parameters.values())
+    if not parameters or any(p.default is p.empty for p in parameters[1:] if p.kind != p.VAR_KEYWORD):
+        return False
+    wanted = parameters[0].annotation
+    return wanted is config_class or wanted == config_class.__name__
 
 
 def _refuse_large(make: Callable[[], nn.Module]) -> None:
@@ -108,7 +203,10 @@ def _refuse_large(make: Callable[[], nn.Module]) -> None:
 
 def _called(model: nn.Module, ways: Iterator[tuple[str, list[Batch]]]) -> tuple[nn.Module, str, list[Batch]]:
     first: Exception | None = None
+    start = time.monotonic()
     for given, made in ways:
+        if time.monotonic() - start > PATIENCE / 2:
+            break
         try:
             for batch in made:
                 call(model, batch)
