@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shlex
+import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
@@ -30,11 +31,26 @@ def write_csv(path: Path, rows: Sequence[Any]) -> None:
         writer.writerows(asdict(row) for row in rows)
 
 
+def revision() -> str:
+    """The commit that is checked out, with a plus if files differ from it; 'unknown' outside a repository."""
+    command = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
+    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
 def provenance() -> str:
     """The command that is running, and on what, as a line of Markdown."""
     name = Path(sys.argv[0]).stem
     command = shlex.join(["python", "-m", f"benchmarks.{name}", *sys.argv[1:]])
-    return f"`{command}` on {machine()}"
+    return f"`{command}` at commit {revision()} on {machine()}"
 
 
-__all__ = ["RESULTS", "interleaved_medians", "machine", "markdown_table", "provenance", "write_csv"]
+__all__ = [
+    "RESULTS",
+    "interleaved_medians",
+    "machine",
+    "markdown_table",
+    "provenance",
+    "revision",
+    "write_csv",
+]

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import csv
 import os
-import platform
 import sys
 import time
 from collections import Counter
@@ -37,6 +36,7 @@ import resource  # noqa: E402
 
 import torch  # noqa: E402
 
+from benchmarks._common import machine, revision  # noqa: E402
 from benchmarks.small.sample import SAMPLE  # noqa: E402
 from benchmarks.small.trial import CONVERTED, FAILED, NOT_BUILT, REFUSED, Result, run  # noqa: E402
 
@@ -176,15 +176,11 @@ def _summary(rows: list[Result]) -> str:
 
 
 def _markdown(rows: list[Result], kept: int) -> str:
-    import timm
-    import transformers
-
     lines = [
         "# Coverage",
         "",
-        f"`{' '.join(['python', *sys.argv])}`, {time.strftime('%Y-%m-%d')}: torch {torch.__version__}, "
-        f"transformers {transformers.__version__}, timm {timm.__version__}, "
-        f"Python {platform.python_version()}, {_machine()}.",
+        f"`{' '.join(['python', *sys.argv])}`, {time.strftime('%Y-%m-%d')}, at commit {revision()}: "
+        f"{machine('torch', 'transformers', 'timm')}.",
         "",
         *(line.strip() for line in (__doc__ or "").split("\n\n")[2].splitlines()),
         "",
@@ -192,8 +188,14 @@ def _markdown(rows: list[Result], kept: int) -> str:
         _summary(rows),
         "```",
         "",
-        f"{kept} of these rows were kept from earlier runs (--keep), which may be of earlier revisions.",
-        "",
+        *(
+            [
+                f"{kept} of these rows were kept from earlier runs (--keep), which may be of earlier revisions.",
+                "",
+            ]
+            if kept
+            else []
+        ),
         "error: largest error of any output / its standard deviation. perturbed: the same between two ANNs "
         "whose weights differ by 1e-6 of themselves; where it is large the random network is chaotic. given: the "
         "tensors that the model was called with; what is not given did not run (the images of a text model "
@@ -216,15 +218,6 @@ def _row(r: Result) -> str:
     error, chaos = ("" if v is None else f"{v:.3%}" for v in (r.error, r.chaos))
     attention, why = "yes" if r.attention else "", r.why.replace("|", "\\|")
     return f"| {r.library}/{r.name} | {r.model} | {r.given} | {attention} | {error} | {chaos} | {why} |"
-
-
-def _machine() -> str:
-    models = [
-        line.split(":")[1].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if "model name" in line
-    ]
-    return f"{os.cpu_count()} cores of {models[0] if models else platform.processor()}"
 
 
 def _write_csv(path: Path, rows: list[Result]) -> None:

@@ -8,7 +8,6 @@ writes results/functions.md, functions.csv and figures beside this file, in abou
 from __future__ import annotations
 
 import csv
-import platform
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 
 from benchmarks import functions_report as report
+from benchmarks._common import machine
 from benchmarks.few_spikes import fit_few_spikes, spikes_per_element
 from benchmarks.functions_figures import figures
 from mbe_plugin.fitting import FUNCTIONS, Fit, fit
@@ -63,23 +63,10 @@ def main() -> None:
         writer = csv.DictWriter(file, list(asdict(rows[0])))
         writer.writeheader()
         writer.writerows(_short(asdict(row)) for row in rows)
-    text = report.markdown(rows, bounds, machine(), time.perf_counter() - began)
+    text = report.markdown(rows, bounds, machine("torch", "numpy"), time.perf_counter() - began)
     (RESULTS / "functions.md").write_text(text, encoding="utf-8")
     figures(rows, RESULTS)
     print(text)
-
-
-def machine() -> str:
-    """Processor, threads and versions of what was run."""
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line]
-        model = names[0] if names else model
-    return (
-        f"{model}, {torch.get_num_threads()} thread; Python {platform.python_version()}, "
-        f"torch {torch.__version__}, numpy {np.__version__}"
-    )
 
 
 def _timed(

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.functions import machine
+from benchmarks._common import machine
 from mbe_plugin.fitting import FUNCTIONS, Fit, fit
 from mbe_plugin.fitting.grids import Grid, focused_grid
 from mbe_plugin.fitting.routed import routed_tables
@@ -31,7 +31,7 @@ def main() -> None:
     text = "\n".join(
         [
             "# What each extension buys, single neuron\n",
-            f"Made by `OMP_NUM_THREADS=1 python -m benchmarks.functions_ablation` on {machine()}.\n",
+            f"Made by `OMP_NUM_THREADS=1 python -m benchmarks.functions_ablation` on {machine('torch', 'numpy')}.\n",
             "N = 8. Cells: mean squared error / maximum error / spikes per element, over the whole domain.\n",
             _functions("gelu", (-8.0, 8.0)),
             _functions("reciprocal", (0.5, 1.0)),

@@ -109,11 +109,10 @@ def interleaved_medians(calls: Mapping[str, Callable[[], object]], rounds: int =
     return {name: median(seconds) for name, seconds in times.items()}
 
 
-def machine() -> str:
-    """Processor, threads and the versions that decide a timing, in one line."""
-    versions = " ".join(
-        f"{name} {metadata.version(name)}" for name in ("torch", "transformers", "spikingjelly")
-    )
+def machine(*packages: str) -> str:
+    """Processor, threads and the versions that decide a result, in one line."""
+    packages = packages or ("torch", "transformers", "spikingjelly")
+    versions = " ".join(f"{name} {metadata.version(name)}" for name in packages)
     return (
         f"{processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
         f"Python {platform.python_version()}, {versions}"
