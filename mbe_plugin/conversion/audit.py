@@ -19,7 +19,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mbe_plugin.conversion.frames import SLOT
+from mbe_plugin.conversion.frames import SLOT, Refusal
 
 BLIND_SPOTS = (
     "values that leave torch and come back (numpy, .item(), .tolist())",
@@ -61,7 +61,8 @@ EXACT = frozenset(
     "count_nonzero numel size stride is_nonzero _local_scalar_dense item equal floor ceil round trunc set_ "
     "resize_ view_as_real view_as_complex _conj conj real imag complex one_hot embedding is_same_size "
     "sym_size sym_numel sym_stride prim_device cummax cummin unique _unique2 bucketize searchsorted "
-    "_nested_tensor_from_mask_left_aligned _assert_async _assert_scalar record_stream cross_entropy_loss".split()
+    "_nested_tensor_from_mask_left_aligned _pack_padded_sequence _assert_async _assert_scalar record_stream "
+    "cross_entropy_loss".split()
 )
 
 _SHAPE_ONLY = frozenset(
@@ -88,6 +89,7 @@ class Audit(TorchDispatchMode):
     def __init__(self, inputs: list[Tensor]) -> None:
         super().__init__()
         self.findings = Findings()
+        self._refusal: Refusal | None = None  # the last that was counted
         self._activations: dict[int, StorageWeakRef] = {}
         for tensor in inputs:
             self._add(tensor)
@@ -113,7 +115,9 @@ class Audit(TorchDispatchMode):
     def _note(self, path: str, namespace: str, name: str, args: tuple, active: int) -> None:
         key = (path, name if namespace == "aten" else f"{namespace}::{name}")
         if SLOT.refused is not None:
-            self.findings.unsupported[path, SLOT.refused] = 1
+            if SLOT.refused is not self._refusal:  # its first operator; one call counts once
+                self._refusal = SLOT.refused
+                self.findings.unsupported[path, SLOT.refused.name] += 1
         elif name in WEIGHTED:
             self.findings.unsupported[path, f"{name} on an input that no neuron encodes"] += 1
         elif namespace not in ("aten", "prims"):

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mbe_plugin.conversion.decompose import DECOMPOSITIONS, LOSSES
+from mbe_plugin.conversion.decompose import DECOMPOSITIONS, LOSSES, REFUSED
 from mbe_plugin.conversion.marks import LIKE, MOVEMENT, PRODUCT, SHAPE_ONLY
 from mbe_plugin.conversion.rules import (
     AttentionRule,
@@ -121,6 +121,7 @@ def _spelling(name: str, function: Callable) -> Spelling:
         writes,
         RULES.get(name),
         DECOMPOSITIONS.get(name),
+        refused=REFUSED.get(name, ""),
         is_loss=name in LOSSES,
         moves=stem in MOVEMENT,
         shape_only=stem in SHAPE_ONLY or name in SHAPE_ONLY,

@@ -94,6 +94,13 @@ class Frame:
         return f"{prefix}{name}#{count}" if count else f"{prefix}{name}"
 
 
+@dataclass(frozen=True, eq=False)
+class Refusal:
+    """One call of a composite without a spiking form; equal to no other, so that calls can be counted."""
+
+    name: str
+
+
 class _Slot(threading.local):
     """This thread's running forward: its mode, if any, and whether an operator is at work inside it."""
 
@@ -101,7 +108,7 @@ class _Slot(threading.local):
         self.mode: WatchedForward | None = None
         self.next_mode: WatchedForward | None = None
         self.inside_operator = False
-        self.refused: str | None = None  # the composite without a spiking form that is running, for the audit
+        self.refused: Refusal | None = None  # the one that is running, for the audit
 
 
 SLOT = _Slot()
@@ -132,10 +139,10 @@ class WatchedForward(TorchFunctionMode):
                         f"{self.frames[-1].sites.site(rule.label(call))} writes into out=; assign the result instead"
                     )
                 return self._site(rule, call, lambda: func(*args, **kwargs))
-        elif spelling.decomposition is not None and any(
-            is_activation(t) for _, t in tensors_of((args, kwargs))
-        ):
+        elif spelling.decomposition is not None and _any_activation(args, kwargs):
             return self._decomposed(spelling, args, kwargs, lambda: func(*args, **kwargs))
+        elif spelling.refused and _any_activation(args, kwargs):
+            return self._refused(spelling.refused, lambda: func(*args, **kwargs))
         elif spelling.is_loss:
             return inside_operator(lambda: func(*args, **kwargs))
         out = func(*args, **kwargs)
@@ -187,13 +194,17 @@ class WatchedForward(TorchFunctionMode):
 
     def _refused(self, name: str, exact: Callable[[], Any]) -> Any:
         """The exact result of a composite without a spiking form; the audit reports it under this name."""
-        SLOT.refused = name
+        SLOT.refused = Refusal(name)
         try:
             out = exact()
         finally:
             SLOT.refused = None
         mark(out, ACTIVATION)
         return out
+
+
+def _any_activation(args: tuple, kwargs: dict[str, Any]) -> bool:
+    return any(is_activation(t) for _, t in tensors_of((args, kwargs)))
 
 
 Watch = Callable[[str, SpikingOperator, Any, Callable[[], Any]], None]

@@ -23,6 +23,7 @@ class Spelling:
     """What one of torch's many functions is to the walk.
 
     plain: the function itself, or for one that works in place (writes) its out-of-place twin.
+    refused: the name under which a function without a spiking form is refused as a whole.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Spelling:
     writes: bool = False
     rule: Rule | None = None
     decomposition: Callable[..., Any] | None = None
+    refused: str = ""
     is_loss: bool = False
     moves: bool = False
     shape_only: bool = False
