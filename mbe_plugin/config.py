@@ -30,7 +30,8 @@ class MBEConfig:
     spikes, the exponent sent beside it), 'token' (one exponent per row of the contracted dimension),
     'channel' (calibrated, one per input feature of a linear layer; products of activations take 'token') or
     'tensor' (calibrated, one).
-    linear_inputs: 'spiking', or 'analogue' to leave the inputs of linear layers and convolutions unencoded.
+    linear_inputs: 'spiking', or 'analogue' to leave the inputs of linear layers, convolutions and Fourier transforms
+    unencoded.
     merge: use trains that are there already: a unary neuron's feeds the next product, and a product's pairs of spikes
     (LayerNorm, softmax, attention, gates) feed the next weights, without encoding the value again.
     simulate: 'closed' or 'steps' (every step loop is run); both give the same spikes.

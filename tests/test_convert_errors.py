@@ -237,7 +237,6 @@ def test_a_forward_on_the_instance() -> None:
 @pytest.mark.parametrize(
     ("function", "operator"),
     [
-        (lambda m, x: torch.fft.rfft(m.fc(x)).real, "_fft_r2c"),
         (lambda m, x: torch.cumprod(m.fc(x), -1), "cumprod"),
         (lambda m, x: m.fc(x).prod(-1), "prod"),
         (lambda m, x: torch.atan2(m.fc(x), x), "atan2"),

@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from mbe_plugin.conversion.frames import SLOT, Refusal
+from mbe_plugin.conversion.marks import holds_numbers
 
 BLIND_SPOTS = (
     "values that leave torch and come back (numpy, .item(), .tolist())",
@@ -38,7 +39,8 @@ LINEAR = frozenset(
 )
 # whatever the walk sees of these it encodes, so one that is left over was hidden from it
 WEIGHTED = frozenset(
-    "mm addmm bmm baddbmm addbmm addmv mv dot vdot convolution _convolution mkldnn_linear einsum bilinear".split()
+    "mm addmm bmm baddbmm addbmm addmv mv dot vdot convolution _convolution mkldnn_linear einsum bilinear "
+    "_fft_r2c _fft_c2c _fft_c2r".split()
 )
 PRODUCTS = frozenset(
     "mul mm bmm baddbmm addbmm addmm addmv mv dot addcmul convolution _convolution einsum".split()
@@ -64,6 +66,9 @@ EXACT = frozenset(
     "_nested_tensor_from_mask_left_aligned _pack_padded_sequence _assert_async _assert_scalar record_stream "
     "cross_entropy_loss".split()
 )
+
+# exact of real numbers, but not of complex ones
+MODULUS = frozenset("abs sgn".split())
 
 _SHAPE_ONLY = frozenset(
     "zeros_like ones_like empty_like full_like rand_like randn_like new_zeros new_ones new_empty new_full "
@@ -122,7 +127,7 @@ class Audit(TorchDispatchMode):
             self.findings.unsupported[path, f"{name} on an input that no neuron encodes"] += 1
         elif namespace not in ("aten", "prims"):
             self.findings.unsupported[key] += 1
-        elif name in EXACT:
+        elif name in EXACT and not (name in MODULUS and args[0].is_complex()):
             self.findings.exact[key] += 1
         elif name in LINEAR and not self._nonlinear_use(name, args, active):
             self.findings.linear[key] += 1
@@ -158,7 +163,7 @@ class Audit(TorchDispatchMode):
 
 def _floating(value: Any) -> Iterator[Tensor]:
     for leaf in tree_leaves(value):
-        if isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex()):
+        if isinstance(leaf, Tensor) and holds_numbers(leaf):
             yield leaf
 
 

@@ -9,7 +9,7 @@ module's path, the operator and its order within that frame. Two modes share thi
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +25,7 @@ from mbe_plugin.conversion.marks import (
     CODED,
     CONSTANT,
     PRODUCT,
+    holds_numbers,
     is_activation,
     mark,
     mark_written,
@@ -138,6 +139,8 @@ class WatchedForward(TorchFunctionMode):
                     raise UnsupportedOperatorError(
                         f"{self.frames[-1].sites.site(rule.label(call))} writes into out=; assign the result instead"
                     )
+                if not rule.takes_complex and _any_complex(call.operands.values()):
+                    return self._refused(_of_complex(rule.label(call)), lambda: func(*args, **kwargs))
                 return self._site(rule, call, lambda: func(*args, **kwargs))
         elif spelling.decomposition is not None and _any_activation(args, kwargs):
             return self._decomposed(spelling, args, kwargs, lambda: func(*args, **kwargs))
@@ -186,6 +189,8 @@ class WatchedForward(TorchFunctionMode):
         self, spelling: Spelling, args: tuple, kwargs: dict[str, Any], exact: Callable[[], Any]
     ) -> Any:
         assert spelling.decomposition is not None
+        if _any_complex(t for _, t in tensors_of((args, kwargs))):
+            return self._refused(_of_complex(spelling.name), exact)
         try:
             with self:
                 return spelling.decomposition(*args, **kwargs)
@@ -205,6 +210,14 @@ class WatchedForward(TorchFunctionMode):
 
 def _any_activation(args: tuple, kwargs: dict[str, Any]) -> bool:
     return any(is_activation(t) for _, t in tensors_of((args, kwargs)))
+
+
+def _any_complex(tensors: Iterable[Tensor]) -> bool:
+    return any(t.is_complex() for t in tensors)
+
+
+def _of_complex(name: str) -> str:
+    return f"{name} of complex numbers"
 
 
 Watch = Callable[[str, SpikingOperator, Any, Callable[[], Any]], None]
@@ -327,14 +340,14 @@ def enter(
 
 
 def slots(names: tuple[str, ...], args: tuple, kwargs: dict) -> list[tuple[str, Tensor]]:
-    """The floating tensors among a call's arguments, by parameter name."""
+    """The floating and complex tensors among a call's arguments, by parameter name."""
     found: list[tuple[str, Tensor]] = []
     for index, value in enumerate(args):
         name = names[index] if index < len(names) else str(index)
         found.extend(tensors_of(value, name))
     for name, value in kwargs.items():
         found.extend(tensors_of(value, name))
-    return [(slot, tensor) for slot, tensor in found if tensor.is_floating_point()]
+    return [(slot, tensor) for slot, tensor in found if holds_numbers(tensor)]
 
 
 def _framed(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -57,6 +57,7 @@ class Rule:
 
     op: str
     emits: int = ACTIVATION
+    takes_complex: ClassVar[bool] = False  # whether operands may be complex numbers
 
     def bind(self, spelling: Spelling, args: tuple, kwargs: dict[str, Any]) -> Call | None:
         """The call as a site, or None when no activation is concerned."""
@@ -165,6 +166,7 @@ class MultilinearRule(Rule):
 
     places: tuple[tuple[int, str, int], ...] = ()
     least: int = 1
+    takes_complex: ClassVar[bool] = True
 
     def bind(self, spelling: Spelling, args: tuple, kwargs: dict[str, Any]) -> Call | None:
         """See Rule."""
@@ -232,6 +234,24 @@ class EinsumRule(MultilinearRule):
     def _place(self, call: Call, encoded: Mapping[str, Tensor]) -> tuple[tuple, dict]:
         args = [encoded.get(str(i), value) for i, value in enumerate(call.args)]
         return tuple(args), call.kwargs
+
+
+@dataclass(frozen=True)
+class FourierRule(MultilinearRule):
+    """torch.fft: linear with constant weights, over the dimensions that dim (NumPy says axis) names."""
+
+    places: tuple[tuple[int, str, int], ...] = ((0, "input", -1),)
+
+    def dims(self, call: Call) -> dict[str, int]:
+        """See MultilinearRule; of several dimensions the last."""
+        default = call.kwargs.get("dim", call.kwargs.get("axis"))
+        dim = call.args[2] if len(call.args) > 2 else default
+        last = dim[-1] if isinstance(dim, (tuple, list)) and dim else dim
+        return {"0": last if isinstance(last, int) else -1}
+
+    def label(self, call: Call) -> str:
+        """See Rule."""
+        return self.op
 
 
 @dataclass(frozen=True)
