@@ -59,6 +59,30 @@ def test_a_triangular_system_with_unit_diagonal_is_solved_by_products(n, upper):
     assert converted_error(solve, system, right) < 1e-3
 
 
+@pytest.mark.parametrize("rows", [5, 40])
+@pytest.mark.parametrize("mode", ["_if_necessary", "", "donot"])
+@pytest.mark.parametrize("p", [1, 2.0])
+def test_distances_by_products_or_by_differences(rows, mode, p):
+    mode = "donot_use_mm_for_euclid_dist" if mode == "donot" else f"use_mm_for_euclid_dist{mode}"
+    a, b = gaussian(2, 30, 7), gaussian(rows, 7, seed=1)
+    torch.testing.assert_close(decompose.cdist(a, b, p, mode), torch.cdist(a, b, p=p, compute_mode=mode))
+    assert converted_error(lambda a, b: torch.cdist(a, b, p=p, compute_mode=mode), a, b) < 1e-3
+
+
+@pytest.mark.filterwarnings("ignore::mbe_plugin.RangeWarning")
+def test_distances_to_a_codebook_of_another_number_of_rows_than_in_calibration():
+    codebook = gaussian(30, 7, seed=1)
+    ann = Calls(lambda x: torch.cdist(x, codebook))
+    snn = mbe_plugin.convert(ann, [3 * gaussian(40, 7)])
+    names = [site.site.partition(":")[2] for site in mbe_plugin.report(snn).sites]
+    assert names == ["mul(a,a)", "matmul(a,w)", "sqrt"]
+    few = gaussian(5, 7, seed=2)
+    torch.testing.assert_close(snn(few), ann(few), rtol=0, atol=1e-3)
+    near = snn(codebook.clone())
+    assert (near.diagonal() < 1e-2).all(), "what is near stays near: both products see one encoding"
+    assert torch.equal(near.argmin(-1), torch.arange(30))
+
+
 def test_a_triangular_system_with_its_own_diagonal_is_refused_by_name():
     system, right = gaussian(2, 3, 3) + 3 * torch.eye(3), gaussian(2, 3, 4)
     with pytest.raises(mbe_plugin.UnsupportedOperatorError, match="solve_triangular"):

@@ -95,6 +95,21 @@ def vector_norm(x: Tensor, ord: Any = 2, dim: Any = None, keepdim: bool = False,
     return norm(x, ord, dim, keepdim)
 
 
+def cdist(
+    x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str = "use_mm_for_euclid_dist_if_necessary"
+) -> Tensor:
+    """Distances between rows: sqrt(|a|^2 + |b|^2 - 2 ab), or where that is not allowed from all differences.
+
+    torch's own choice goes by the number of rows, which may be another after calibration; the parts may not.
+    """
+    if p not in (1, 2):
+        raise NotImplementedError(f"cdist with p={p}")
+    if p == 1 or compute_mode == "donot_use_mm_for_euclid_dist":
+        return norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, dim=-1)
+    squares = (x1 * x1).sum(-1).unsqueeze(-1) + (x2 * x2).sum(-1).unsqueeze(-2)
+    return torch.sqrt((squares - 2 * (x1 @ x2.mT)).clamp_min(0))
+
+
 def logsumexp(input: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
     """max + log(sum(exp(x - max)))."""
     top = input.amax(dim=dim, keepdim=True)
@@ -307,6 +322,7 @@ DECOMPOSITIONS: dict[str, Callable[..., Any]] = {
         std_mean,
         norm,
         vector_norm,
+        cdist,
         logsumexp,
         log_softmax,
         softmin,
