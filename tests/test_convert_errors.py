@@ -314,6 +314,8 @@ def test_a_recurrent_cell_is_refused_under_its_own_name_once_per_step(make: Call
         (lambda x, out: torch.mul(x, x, out=out), r"mul\(a,a\)"),
         (lambda x, out: torch.pow(x, 3, out=out), r"pow\(3\)"),
         (lambda x, out: torch.softmax(x, -1, out=out), "softmax"),
+        (lambda x, out: torch.lerp(x, 2 * x, 0.5, out=out), "lerp"),
+        (lambda x, out: torch.float_power(x, 2, out=out.double()), "float_power"),
         (lambda x, out: torch.matmul(x, x.mT, out=out), r"matmul\(a,a\)"),
     ],
 )

@@ -96,7 +96,7 @@ def _rules() -> dict[str, Rule]:
         add(UnaryRule(name), *_spellings(name))
     add(UnaryRule("logsigmoid"), "log_sigmoid")
     add(UnaryRule("square", PRODUCT), *_spellings("square"))
-    add(PowerRule("pow", PRODUCT), *_spellings("pow"), "float_power")
+    add(PowerRule("pow", PRODUCT), *_spellings("pow"))
     add(UnaryRule("rpow"), "__rpow__")
     add(SoftmaxRule("softmax", PRODUCT), "softmax")
     add(AttentionRule("scaled_dot_product_attention", PRODUCT), "scaled_dot_product_attention")

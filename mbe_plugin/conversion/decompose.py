@@ -144,6 +144,20 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
     return F.relu(input) - weight.reshape(shape) * F.relu(-input)
 
 
+def float_power(input: Tensor | float, exponent: Tensor | float) -> Tensor:
+    """A power in float64, which the result keeps."""
+
+    def wide(value: Any) -> Any:
+        return value.to(torch.float64) if isinstance(value, Tensor) else value
+
+    return torch.pow(wide(input), wide(exponent))
+
+
+def float_power_(input: Tensor, exponent: Tensor | float) -> Tensor:
+    """The same in place; torch has it for float64 only."""
+    return input.copy_(float_power(input, exponent))
+
+
 def addcdiv(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: float = 1) -> Tensor:
     """input + value * tensor1 / tensor2."""
     return input + value * (tensor1 / tensor2)
@@ -328,6 +342,8 @@ DECOMPOSITIONS: dict[str, Callable[..., Any]] = {
         softmin,
         glu,
         prelu,
+        float_power,
+        float_power_,
         addcdiv,
         lerp,
         instance_norm,

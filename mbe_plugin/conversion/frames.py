@@ -135,10 +135,7 @@ class WatchedForward(TorchFunctionMode):
         if rule is not None:
             call = rule.bind(spelling, args, kwargs)
             if call is not None:
-                if kwargs.get("out") is not None:
-                    raise UnsupportedOperatorError(
-                        f"{self.frames[-1].sites.site(rule.label(call))} writes into out=; assign the result instead"
-                    )
+                self._check_out(rule.label(call), kwargs)
                 if not rule.takes_complex and _any_complex(call.operands.values()):
                     return self._refused(_of_complex(rule.label(call)), lambda: func(*args, **kwargs))
                 return self._site(rule, call, lambda: func(*args, **kwargs))
@@ -189,6 +186,7 @@ class WatchedForward(TorchFunctionMode):
         self, spelling: Spelling, args: tuple, kwargs: dict[str, Any], exact: Callable[[], Any]
     ) -> Any:
         assert spelling.decomposition is not None
+        self._check_out(spelling.name, kwargs)
         if _any_complex(t for _, t in tensors_of((args, kwargs))):
             return self._refused(_of_complex(spelling.name), exact)
         try:
@@ -196,6 +194,12 @@ class WatchedForward(TorchFunctionMode):
                 return spelling.decomposition(*args, **kwargs)
         except NotImplementedError as missing:
             return self._refused(str(missing), exact)
+
+    def _check_out(self, name: str, kwargs: dict[str, Any]) -> None:
+        if kwargs.get("out") is not None:
+            raise UnsupportedOperatorError(
+                f"{self.frames[-1].sites.site(name)} writes into out=; assign the result instead"
+            )
 
     def _refused(self, name: str, exact: Callable[[], Any]) -> Any:
         """The exact result of a composite without a spiking form; the audit reports it under this name."""

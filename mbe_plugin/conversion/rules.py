@@ -63,6 +63,10 @@ class Rule:
         """The call as a site, or None when no activation is concerned."""
         raise NotImplementedError
 
+    def operator(self, call: Call) -> str:
+        """Canonical name of what the call computes."""
+        return self.op
+
     def label(self, call: Call) -> str:
         """Name of the site within its module's call, before numbering."""
         return self.op
@@ -140,7 +144,7 @@ class UnaryRule(Rule):
 
     def label(self, call: Call) -> str:
         """Its parameters are part of a site's name: the neuron of x^2 must not answer for x^3."""
-        op = "rpow" if call.pattern == "x" else self.op
+        op = self.operator(call)
         values = [str(v) if k.isdigit() else f"{k}={v}" for k, v in call.static if (k, v) not in _PLAIN]
         return f"{op}({','.join(values)})" if values else op
 
@@ -155,6 +159,10 @@ class PowerRule(UnaryRule):
         if is_activation(exponent) and not isinstance(base, Tensor):
             return Call(spelling.plain, (exponent,), {}, {"input": exponent}, "x", (("0", base),))
         return super().bind(spelling, (base, exponent), {})
+
+    def operator(self, call: Call) -> str:
+        """See Rule."""
+        return "rpow" if call.pattern == "x" else self.op
 
 
 @dataclass(frozen=True)
