@@ -164,6 +164,30 @@ def test_calibrating_under_inference_mode(ann: nn.Module, snn: nn.Module) -> Non
     assert [s.site for s in report(again).sites] == [s.site for s in report(snn).sites]
 
 
+@pytest.mark.parametrize("way", ["batch", "parameters", "gradients"])
+def test_vmap_is_refused_in_one_sentence(snn: nn.Module, way: str) -> None:
+    """Neurons look at values, which it forbids."""
+    parameters, x = dict(snn.named_parameters()), tokens()
+
+    def loss(parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+        return torch.func.functional_call(snn, parameters, x).sum()
+
+    calls: dict[str, Callable[[], Any]] = {
+        "batch": lambda: torch.vmap(snn)(x),
+        "parameters": lambda: torch.vmap(loss, in_dims=(0, None))(
+            {n: torch.stack([p, p]) for n, p in parameters.items()}, x
+        ),
+        "gradients": lambda: torch.vmap(torch.func.grad(loss), in_dims=(None, 0))(parameters, x),
+    }
+    with pytest.raises(
+        ConversionError, match=r"^the model is called under torch\.vmap, .*; call it with the whole"
+    ):
+        calls[way]()
+    with pytest.raises(ConversionError, match=r"^layers\.0\.up is called under torch\.vmap"):
+        torch.vmap(snn.layers[0].up)(x)
+    assert_same_bits(torch.func.functional_call(snn, parameters, x), snn(x))
+
+
 def test_gradients_flow(snn: nn.Module) -> None:
     x = tokens().requires_grad_()
     snn(x).square().mean().backward()

@@ -33,7 +33,7 @@ from mbe_plugin.conversion.marks import (
     tensors_of,
 )
 from mbe_plugin.conversion.rules import Call, Rule, Spelling
-from mbe_plugin.errors import UnseenSiteError, UnsupportedOperatorError
+from mbe_plugin.errors import ConversionError, UnseenSiteError, UnsupportedOperatorError
 from mbe_plugin.operators import Memo, SpikingOperator
 from mbe_plugin.operators.neuron import RangeNotice
 
@@ -324,6 +324,8 @@ def enter(
     kwargs: dict,
 ) -> Any:
     """Run the outermost frame under ``mode``: mark its inputs, switch everything off again afterwards."""
+    if not torch.compiler.is_compiling():
+        _refuse_vmap(sites)
     arguments = slots(names, args, kwargs)
     for slot, tensor in arguments:
         mark(tensor, sites.inputs.get(f"{method}({slot})", ACTIVATION))
@@ -341,6 +343,16 @@ def enter(
     if sites.notice is not None and not torch.compiler.is_compiling():
         sites.notice.check_device()
     return out
+
+
+def _refuse_vmap(sites: ModuleSites) -> None:
+    """ConversionError under torch.vmap: neurons look at values, to count those out of range and to choose segments."""
+    levels = torch._C._functorch.get_interpreter_stack() or ()
+    if any(level.key() == torch._C._functorch.TransformType.Vmap for level in levels):
+        raise ConversionError(
+            f"{sites.path or 'the model'} is called under torch.vmap, where no neuron can look at its values; call it "
+            "with the whole batch instead, or in a loop"
+        )
 
 
 def slots(names: tuple[str, ...], args: tuple, kwargs: dict) -> list[tuple[str, Tensor]]:
