@@ -134,6 +134,22 @@ def test_a_method_that_calibration_never_ran_with_a_function_of_its_own(snn: nn.
         snn.squashed(tokens())
 
 
+class Static(Transformer):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.curved(self.embed(x)))
+
+
+def test_what_is_no_public_method_is_exact_from_outside_and_a_blind_spot(snn: nn.Module) -> None:
+    """Inside a forward it makes sites of the module that calls it."""
+    torch.manual_seed(0)
+    other, x = spiking(Static()), tokens()
+    assert spikes_of(other, lambda: other(x)) == {"embed:linear", "(root):tanh"}
+    for call in (other.curved, type(other).curved, snn.curved):
+        assert not spikes_of(other, lambda call=call: assert_same_bits(call(x), torch.tanh(x)))
+    assert_same_bits(snn._private(x), torch.tanh(snn.embed(x)))
+    assert any("static, class and private methods" in spot for spot in report(other).blind_spots)
+
+
 def test_a_generator_method_is_refused(snn: nn.Module) -> None:
     """Its body would run after the call has ended, unrouted."""
     with pytest.raises(ConversionError, match=r"\(root\)\.stream is a generator"):

@@ -26,6 +26,7 @@ BLIND_SPOTS = (
     "values that leave torch and come back (numpy, .item(), .tolist())",
     "extension code that reads a tensor's memory without calling torch operators",
     "decisions of Python code on values (branches, indices computed from activations)",
+    "static, class and private methods and plain functions of the model called from outside its forwards (exact there)",
     "branches that neither calibration nor the audit's batch took (refused at run time)",
 )
 
