@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from fnmatch import fnmatchcase
 from typing import Any, Literal, get_args
@@ -18,6 +19,23 @@ SITE_OVERRIDES = ("time_steps", "bases", "identity_bases", "scale")
 CONFIG_VERSION = 1
 
 
+class Overrides(dict[str, Any]):
+    """The settings of some sites: a dict that can be hashed and refuses changes, as the config that it is part of."""
+
+    def __hash__(self) -> int:  # type: ignore[override]  # a dict has none
+        return hash(frozenset(self.items()))
+
+    def __reduce__(self) -> tuple:
+        return Overrides, (dict(self),)
+
+    def _refuse(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError(
+            "MBEConfig.sites is frozen; make another config with dataclasses.replace(config, sites=...)"
+        )
+
+    __setitem__ = __delitem__ = __ior__ = update = setdefault = pop = popitem = clear = _refuse
+
+
 @dataclass(frozen=True)
 class MBEConfig:
     """How to convert: one frozen value that goes to JSON and back.
@@ -30,7 +48,8 @@ class MBEConfig:
     spikes, the exponent sent beside it), 'token' (one exponent per row of the contracted dimension),
     'channel' (calibrated, one per input feature of a linear layer; products of activations take 'token') or
     'tensor' (calibrated, one).
-    linear_inputs: 'spiking', or 'analogue' to leave the inputs of linear layers and convolutions unencoded.
+    linear_inputs: 'spiking', or 'analogue' to leave the inputs of linear layers, convolutions and Fourier transforms
+    unencoded.
     merge: use trains that are there already: a unary neuron's feeds the next product, and a product's pairs of spikes
     (LayerNorm, softmax, attention, gates) feed the next weights, without encoding the value again.
     simulate: 'closed' or 'steps' (every step loop is run); both give the same spikes.
@@ -54,7 +73,7 @@ class MBEConfig:
     margin: float = 1.0
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
-    sites: tuple[tuple[str, dict[str, Any]], ...] = ()
+    sites: tuple[tuple[str, Mapping[str, Any]], ...] = ()
 
     def __post_init__(self) -> None:
         check_time_steps(self.time_steps)
@@ -120,15 +139,15 @@ def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be one of {choices}, got {value!r}")
 
 
-def _as_sites(sites: Any) -> tuple[tuple[str, dict[str, Any]], ...]:
+def _as_sites(sites: Any) -> tuple[tuple[str, Overrides], ...]:
     pairs = [] if isinstance(sites, (str, dict)) else [tuple(pair) for pair in sites]
     well_formed = all(len(p) == 2 and isinstance(p[0], str) and isinstance(p[1], dict) for p in pairs)
     if not well_formed or isinstance(sites, (str, dict)):
         raise ValueError(f"sites must be ((pattern, {{name: value}}), ...), got {sites!r}")
-    return tuple((pattern, dict(overrides)) for pattern, overrides in pairs)
+    return tuple((pattern, Overrides(overrides)) for pattern, overrides in pairs)
 
 
-def _check_overrides(pattern: str, overrides: dict[str, Any]) -> None:
+def _check_overrides(pattern: str, overrides: Mapping[str, Any]) -> None:
     unknown = set(overrides) - set(SITE_OVERRIDES)
     if unknown:
         raise ValueError(f"sites[{pattern!r}] sets {sorted(unknown)}; only {SITE_OVERRIDES} go per site")

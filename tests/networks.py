@@ -94,6 +94,14 @@ class Transformer(nn.Module):
         """A function of its own, which forward never reaches."""
         return torch.sigmoid(self.embed(x))
 
+    @staticmethod
+    def curved(x: Tensor) -> Tensor:
+        """A static method with a function of its own."""
+        return torch.tanh(x)
+
+    def _private(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.embed(x))
+
     def stream(self, x: Tensor) -> Any:
         """A generator whose body has a function of its own."""
         for layer in self.layers:

@@ -167,6 +167,7 @@ def test_a_product_of_activations_by_an_aten_overload_is_caught(product: Callabl
         lambda m, x: m.fc(x).sort(-1).values + x.topk(WIDTH, -1).values,
         lambda m, x: F.dropout(m.fc(x), 0.5, training=False) + x,
         lambda m, x: torch.lerp(m.fc(x), x, 0.25),
+        lambda m, x: torch.nan_to_num(m.fc(x)) + m.fc(x).nan_to_num_(0.0, 1.0, -1.0),
         lambda m, x: F.batch_norm(m.fc(x), torch.zeros(6), torch.ones(6)),
     ],
 )

@@ -37,6 +37,38 @@ def test_grid_sample_is_four_neighbours_times_their_weights(align, padding):
     assert converted_error(lambda i, g: F.grid_sample(i, g, "bilinear", padding, align), image, grid) < 1e-3
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.filterwarnings("ignore::mbe_plugin.RangeWarning")  # the least value is on the edge of the range
+@pytest.mark.parametrize(
+    "power",
+    [
+        lambda x: torch.float_power(x, 2),
+        lambda x: torch.float_power(input=x, exponent=0.5),
+        lambda x: x.float_power(torch.tensor(3)),
+        lambda x: torch.float_power(2.0, x),
+        lambda x: x.double().clone().float_power_(2.5),
+    ],
+)
+def test_a_power_in_float64_whatever_it_is_of(power, dtype):
+    x = gaussian(4, 6).abs().to(dtype) + 0.5
+    snn = mbe_plugin.convert(Calls(power), [x])
+    assert snn(x).dtype == power(x).dtype == torch.float64
+    torch.testing.assert_close(snn(x), power(x), rtol=1e-3, atol=1e-3)
+    assert not torch.equal(snn(x), power(x)), "nothing was encoded"
+
+
+@pytest.mark.parametrize("base", [2, 3.0, 0.25])
+def test_a_power_with_the_activation_in_the_exponent(base):
+    assert converted_error(lambda x: torch.pow(base, x) + x.sum() * 0, gaussian(4, 6)) < 1e-3
+    assert converted_error(lambda x: base**x + x.sum() * 0, gaussian(4, 6)) < 1e-3
+
+
+def test_a_module_that_returns_another_dtype_keeps_it():
+    ann = nn.Sequential(nn.Linear(6, 6), Calls(lambda x: F.gelu(x.float()))).half()
+    snn = mbe_plugin.convert(ann, [gaussian(4, 6).half()])
+    assert snn(gaussian(4, 6).half()).dtype == torch.float32
+
+
 def test_grid_sample_by_nearest_neighbours_is_refused_by_name():
     image, grid = gaussian(2, 3, 5, 7), 0.3 * gaussian(2, 4, 6, 2)
     with pytest.raises(mbe_plugin.UnsupportedOperatorError, match="grid_sample"):
@@ -57,6 +89,30 @@ def test_a_triangular_system_with_unit_diagonal_is_solved_by_products(n, upper):
         decompose.solve_triangular(system, right, upper=upper, unitriangular=True), solve(system, right)
     )
     assert converted_error(solve, system, right) < 1e-3
+
+
+@pytest.mark.parametrize("rows", [5, 40])
+@pytest.mark.parametrize("mode", ["_if_necessary", "", "donot"])
+@pytest.mark.parametrize("p", [1, 2.0])
+def test_distances_by_products_or_by_differences(rows, mode, p):
+    mode = "donot_use_mm_for_euclid_dist" if mode == "donot" else f"use_mm_for_euclid_dist{mode}"
+    a, b = gaussian(2, 30, 7), gaussian(rows, 7, seed=1)
+    torch.testing.assert_close(decompose.cdist(a, b, p, mode), torch.cdist(a, b, p=p, compute_mode=mode))
+    assert converted_error(lambda a, b: torch.cdist(a, b, p=p, compute_mode=mode), a, b) < 1e-3
+
+
+@pytest.mark.filterwarnings("ignore::mbe_plugin.RangeWarning")
+def test_distances_to_a_codebook_of_another_number_of_rows_than_in_calibration():
+    codebook = gaussian(30, 7, seed=1)
+    ann = Calls(lambda x: torch.cdist(x, codebook))
+    snn = mbe_plugin.convert(ann, [3 * gaussian(40, 7)])
+    names = [site.site.partition(":")[2] for site in mbe_plugin.report(snn).sites]
+    assert names == ["mul(a,a)", "matmul(a,w)", "sqrt"]
+    few = gaussian(5, 7, seed=2)
+    torch.testing.assert_close(snn(few), ann(few), rtol=0, atol=1e-3)
+    near = snn(codebook.clone())
+    assert (near.diagonal() < 1e-2).all(), "what is near stays near: both products see one encoding"
+    assert torch.equal(near.argmin(-1), torch.arange(30))
 
 
 def test_a_triangular_system_with_its_own_diagonal_is_refused_by_name():

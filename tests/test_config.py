@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
+import pickle
 from typing import Any
 
 import pytest
@@ -84,6 +86,40 @@ def test_it_is_frozen() -> None:
     for field in dataclasses.fields(config):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(config, field.name, getattr(config, field.name))
+
+
+@given(configs)
+def test_equal_configs_have_equal_hashes(config: MBEConfig) -> None:
+    for again in (
+        MBEConfig.from_json(config.to_json()),
+        pickle.loads(pickle.dumps(config)),
+        copy.deepcopy(config),
+    ):
+        assert again == config
+        assert hash(again) == hash(config)
+        assert again.to_json() == config.to_json()
+
+
+def test_the_settings_of_sites_are_frozen_but_read_as_a_dict() -> None:
+    config = MBEConfig(sites=(("*", {"time_steps": 4, "bases": 2}),))
+    settings: Any = config.sites[0][1]
+    changes = [
+        lambda: settings.__setitem__("bases", 3),
+        lambda: settings.__delitem__("bases"),
+        lambda: settings.update(bases=3),
+        lambda: settings.__ior__({"bases": 3}),
+        lambda: settings.setdefault("scale", "row"),
+        lambda: settings.pop("bases"),
+        lambda: settings.popitem(),
+        lambda: settings.clear(),
+    ]
+    for change in changes:
+        with pytest.raises(TypeError, match=r"MBEConfig\.sites is frozen; .*dataclasses\.replace"):
+            change()
+    assert config.sites == (("*", {"bases": 2, "time_steps": 4}),)
+    other = MBEConfig(sites=(("*", {"bases": 2, "time_steps": 4}),))
+    assert len({config, other, MBEConfig()}) == 2
+    assert dataclasses.replace(config, bases=3).sites == config.sites
 
 
 def test_it_keeps_no_hold_on_what_it_was_made_from() -> None:

@@ -237,14 +237,13 @@ def test_a_forward_on_the_instance() -> None:
 @pytest.mark.parametrize(
     ("function", "operator"),
     [
-        (lambda m, x: torch.fft.rfft(m.fc(x)).real, "_fft_r2c"),
         (lambda m, x: torch.cumprod(m.fc(x), -1), "cumprod"),
         (lambda m, x: m.fc(x).prod(-1), "prod"),
         (lambda m, x: torch.atan2(m.fc(x), x), "atan2"),
         (lambda m, x: torch.remainder(m.fc(x), 1.0), "remainder"),
         (lambda m, x: torch.div(m.fc(x), x, rounding_mode="floor"), "div"),
         (lambda m, x: torch.linalg.inv(m.fc(x) @ m.fc(x).mT), "linalg_inv_ex"),
-        (lambda m, x: torch.cdist(m.fc(x), x), "_cdist_forward"),
+        (lambda m, x: torch.cdist(m.fc(x), x, p=3.0), "cdist with p=3.0"),
         (lambda m, x: torch.special.bessel_j0(m.fc(x)), "special_bessel_j0"),
         (lambda m, x: torch.pow(m.fc(x).abs(), x), "pow"),
         (lambda m, x: torch.pow(m.fc(x).abs(), torch.arange(8.0)), "pow"),
@@ -265,6 +264,49 @@ def test_an_operator_without_a_spiking_form_is_named_with_its_module(
 
 
 @pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: nn.LSTM(WIDTH, WIDTH), "LSTM"),
+        (lambda: nn.LSTM(WIDTH, WIDTH, num_layers=2, bidirectional=True), "LSTM"),
+        (lambda: nn.GRU(WIDTH, WIDTH, batch_first=True), "GRU"),
+        (lambda: nn.RNN(WIDTH, WIDTH), "RNN"),
+        (lambda: nn.RNN(WIDTH, WIDTH, nonlinearity="relu"), "RNN"),
+    ],
+)
+def test_a_recurrent_layer_is_refused_under_its_own_name_once_per_call(make: Callable, name: str) -> None:
+    """Not under that of the kernel, of which every device has another, and that runs once per layer."""
+
+    def packed(m: Calling, x: Tensor) -> Tensor:
+        rows = nn.utils.rnn.pack_padded_sequence(m.fc(x), torch.tensor([6, 5, 2, 1]), batch_first=True)
+        return m.rnn(m.fc(x))[0].sum() + m.rnn(rows)[0].data.sum()
+
+    model = Inside(packed)
+    model.body["inner"].rnn = make()
+    with pytest.raises(
+        UnsupportedOperatorError, match=rf"spiking form: {name} in {PATH}\.rnn \(2x\); rewrite"
+    ):
+        convert(model, [tokens()])
+    snn = convert(model, [tokens()], MBEConfig(strict=False))
+    assert report(snn).unsupported == {f"{name} in {PATH}.rnn": 2}
+
+
+@pytest.mark.parametrize("make", [nn.LSTMCell, nn.GRUCell, nn.RNNCell])
+def test_a_recurrent_cell_is_refused_under_its_own_name_once_per_step(make: Callable) -> None:
+    def stepping(m: Calling, x: Tensor) -> Any:
+        state = None
+        for column in m.fc(x).unbind(1):
+            state = m.rnn(column, state)
+        return state
+
+    model = Inside(stepping)
+    model.body["inner"].rnn = make(WIDTH, WIDTH)
+    with pytest.raises(
+        UnsupportedOperatorError, match=rf"form: {make.__name__} in {PATH}\.rnn \(6x\); rewrite"
+    ):
+        convert(model, [tokens()])
+
+
+@pytest.mark.parametrize(
     ("function", "site"),
     [
         (lambda x, out: torch.exp(x, out=out), "exp"),
@@ -272,6 +314,8 @@ def test_an_operator_without_a_spiking_form_is_named_with_its_module(
         (lambda x, out: torch.mul(x, x, out=out), r"mul\(a,a\)"),
         (lambda x, out: torch.pow(x, 3, out=out), r"pow\(3\)"),
         (lambda x, out: torch.softmax(x, -1, out=out), "softmax"),
+        (lambda x, out: torch.lerp(x, 2 * x, 0.5, out=out), "lerp"),
+        (lambda x, out: torch.float_power(x, 2, out=out.double()), "float_power"),
         (lambda x, out: torch.matmul(x, x.mT, out=out), r"matmul\(a,a\)"),
     ],
 )

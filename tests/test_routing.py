@@ -135,6 +135,22 @@ def test_a_method_that_calibration_never_ran_with_a_function_of_its_own(snn: nn.
         snn.squashed(tokens())
 
 
+class Static(Transformer):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.curved(self.embed(x)))
+
+
+def test_what_is_no_public_method_is_exact_from_outside_and_a_blind_spot(snn: nn.Module) -> None:
+    """Inside a forward it makes sites of the module that calls it."""
+    torch.manual_seed(0)
+    other, x = spiking(Static()), tokens()
+    assert spikes_of(other, lambda: other(x)) == {"embed:linear", "(root):tanh"}
+    for call in (other.curved, type(other).curved, snn.curved):
+        assert not spikes_of(other, lambda call=call: assert_same_bits(call(x), torch.tanh(x)))
+    assert_same_bits(snn._private(x), torch.tanh(snn.embed(x)))
+    assert any("static, class and private methods" in spot for spot in report(other).blind_spots)
+
+
 def test_a_generator_method_is_refused(snn: nn.Module) -> None:
     """Its body would run after the call has ended, unrouted."""
     with pytest.raises(ConversionError, match=r"\(root\)\.stream is a generator"):
@@ -163,6 +179,30 @@ def test_calibrating_under_inference_mode(ann: nn.Module, snn: nn.Module) -> Non
     with torch.inference_mode():
         again = spiking(ann)
     assert [s.site for s in report(again).sites] == [s.site for s in report(snn).sites]
+
+
+@pytest.mark.parametrize("way", ["batch", "parameters", "gradients"])
+def test_vmap_is_refused_in_one_sentence(snn: nn.Module, way: str) -> None:
+    """Neurons look at values, which it forbids."""
+    parameters, x = dict(snn.named_parameters()), tokens()
+
+    def loss(parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+        return torch.func.functional_call(snn, parameters, x).sum()
+
+    calls: dict[str, Callable[[], Any]] = {
+        "batch": lambda: torch.vmap(snn)(x),
+        "parameters": lambda: torch.vmap(loss, in_dims=(0, None))(
+            {n: torch.stack([p, p]) for n, p in parameters.items()}, x
+        ),
+        "gradients": lambda: torch.vmap(torch.func.grad(loss), in_dims=(None, 0))(parameters, x),
+    }
+    with pytest.raises(
+        ConversionError, match=r"^the model is called under torch\.vmap, .*; call it with the whole"
+    ):
+        calls[way]()
+    with pytest.raises(ConversionError, match=r"^layers\.0\.up is called under torch\.vmap"):
+        torch.vmap(snn.layers[0].up)(x)
+    assert_same_bits(torch.func.functional_call(snn, parameters, x), snn(x))
 
 
 def test_gradients_flow(snn: nn.Module) -> None:

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from mbe_plugin.analysis.report import conversion_of
 from mbe_plugin.conversion.batches import as_call
+from mbe_plugin.conversion.convert import squared_error
 from mbe_plugin.conversion.frames import Router, watched_by
-from mbe_plugin.conversion.marks import tensors_of
+from mbe_plugin.conversion.marks import holds_numbers, tensors_of
 from mbe_plugin.errors import ConversionError
 from mbe_plugin.operators import SpikingOperator
 
@@ -96,10 +97,10 @@ def _side_by_side(
         index = calls[site]
         calls[site] += 1
         if isinstance(out, Tensor):
-            added[site].append(_squares(out, exact()))
+            added[site].append(squared_error(out, exact()))
             ann_values = reference.outputs[site]
             if index < len(ann_values) and ann_values[index].shape == out.shape:
-                accumulated[site].append(_squares(out, ann_values[index]))
+                accumulated[site].append(squared_error(out, ann_values[index]))
 
     _under(Router(watch), snn, args, kwargs)
     return _ratios(added), _ratios(accumulated)
@@ -111,15 +112,10 @@ def _under(router: Router, snn: nn.Module, args: tuple, kwargs: dict[str, Any]) 
 
 
 def _tensors(out: Any) -> list[Tensor]:
-    """The floating tensors of a model's output; a key-value cache is no output."""
+    """The floating and complex tensors of a model's output; a key-value cache is no output."""
     if isinstance(out, dict):
         out = {name: value for name, value in out.items() if "Cache" not in type(value).__name__}
-    return [tensor for _, tensor in tensors_of(out) if tensor.is_floating_point()]
-
-
-def _squares(value: Tensor, exact: Tensor) -> tuple[Tensor, Tensor]:
-    exact = exact.double()
-    return (value.double() - exact).square().sum(), exact.square().sum()
+    return [tensor for _, tensor in tensors_of(out) if holds_numbers(tensor)]
 
 
 def _ratios(pairs: dict[str, list[tuple[Tensor, Tensor]]]) -> dict[str, float]:
@@ -131,5 +127,5 @@ def _ratios(pairs: dict[str, list[tuple[Tensor, Tensor]]]) -> dict[str, float]:
 
 
 def _relative(values: list[Tensor], wanted: list[Tensor]) -> float:
-    pairs = [_squares(v, w) for v, w in zip(values, wanted, strict=True)]
+    pairs = [squared_error(v, w) for v, w in zip(values, wanted, strict=True)]
     return _ratios({"": pairs})[""] if pairs else 0.0

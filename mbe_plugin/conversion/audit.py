@@ -19,12 +19,14 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mbe_plugin.conversion.frames import SLOT
+from mbe_plugin.conversion.frames import SLOT, Refusal
+from mbe_plugin.conversion.marks import holds_numbers
 
 BLIND_SPOTS = (
     "values that leave torch and come back (numpy, .item(), .tolist())",
     "extension code that reads a tensor's memory without calling torch operators",
     "decisions of Python code on values (branches, indices computed from activations)",
+    "static, class and private methods and plain functions of the model called from outside its forwards (exact there)",
     "branches that neither calibration nor the audit's batch took (refused at run time)",
 )
 
@@ -38,7 +40,8 @@ LINEAR = frozenset(
 )
 # whatever the walk sees of these it encodes, so one that is left over was hidden from it
 WEIGHTED = frozenset(
-    "mm addmm bmm baddbmm addbmm addmv mv dot vdot convolution _convolution mkldnn_linear einsum bilinear".split()
+    "mm addmm bmm baddbmm addbmm addmv mv dot vdot convolution _convolution mkldnn_linear einsum bilinear "
+    "_fft_r2c _fft_c2c _fft_c2r".split()
 )
 PRODUCTS = frozenset(
     "mul mm bmm baddbmm addbmm addmm addmv mv dot addcmul convolution _convolution einsum".split()
@@ -61,8 +64,12 @@ EXACT = frozenset(
     "count_nonzero numel size stride is_nonzero _local_scalar_dense item equal floor ceil round trunc set_ "
     "resize_ view_as_real view_as_complex _conj conj real imag complex one_hot embedding is_same_size "
     "sym_size sym_numel sym_stride prim_device cummax cummin unique _unique2 bucketize searchsorted "
-    "_nested_tensor_from_mask_left_aligned _assert_async _assert_scalar record_stream cross_entropy_loss".split()
+    "_nested_tensor_from_mask_left_aligned _pack_padded_sequence _assert_async _assert_scalar record_stream "
+    "cross_entropy_loss".split()
 )
+
+# exact of real numbers, but not of complex ones
+MODULUS = frozenset("abs sgn".split())
 
 _SHAPE_ONLY = frozenset(
     "zeros_like ones_like empty_like full_like rand_like randn_like new_zeros new_ones new_empty new_full "
@@ -88,6 +95,7 @@ class Audit(TorchDispatchMode):
     def __init__(self, inputs: list[Tensor]) -> None:
         super().__init__()
         self.findings = Findings()
+        self._refusal: Refusal | None = None  # the last that was counted
         self._activations: dict[int, StorageWeakRef] = {}
         for tensor in inputs:
             self._add(tensor)
@@ -113,12 +121,14 @@ class Audit(TorchDispatchMode):
     def _note(self, path: str, namespace: str, name: str, args: tuple, active: int) -> None:
         key = (path, name if namespace == "aten" else f"{namespace}::{name}")
         if SLOT.refused is not None:
-            self.findings.unsupported[path, SLOT.refused] = 1
+            if SLOT.refused is not self._refusal:  # its first operator; one call counts once
+                self._refusal = SLOT.refused
+                self.findings.unsupported[path, SLOT.refused.name] += 1
         elif name in WEIGHTED:
             self.findings.unsupported[path, f"{name} on an input that no neuron encodes"] += 1
         elif namespace not in ("aten", "prims"):
             self.findings.unsupported[key] += 1
-        elif name in EXACT:
+        elif name in EXACT and not (name in MODULUS and args[0].is_complex()):
             self.findings.exact[key] += 1
         elif name in LINEAR and not self._nonlinear_use(name, args, active):
             self.findings.linear[key] += 1
@@ -154,7 +164,7 @@ class Audit(TorchDispatchMode):
 
 def _floating(value: Any) -> Iterator[Tensor]:
     for leaf in tree_leaves(value):
-        if isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex()):
+        if isinstance(leaf, Tensor) and holds_numbers(leaf):
             yield leaf
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from mbe_plugin.config import MBEConfig
-from mbe_plugin.conversion.catalogue import scalar_of
+from mbe_plugin.conversion.catalogue import WEIGHTLESS, scalar_of
 from mbe_plugin.conversion.sites import Site
 from mbe_plugin.fitting import FUNCTIONS, Fit, fit, library
 from mbe_plugin.fitting.functions import Scalar
@@ -150,7 +150,8 @@ class NeuronBuilder:
             found = fit("identity", (low, high), self.time_steps, bases, family="published")
             error = max(abs(low), abs(high)) * 2.0**-self.time_steps
             return CalibratedNode(found.tables, "none", low, high, "identity", error)
-        linear = len(self.site.dims) == 1  # other sites multiply activations with each other
+        # other sites multiply activations with each other, or have no weights for a scale to fold into
+        linear = len(self.site.dims) == 1 and self.site.op not in WEIGHTLESS
         if scale == "channel" and not (linear and statistics.channels is not None):
             scale = "token"
         if scale != "element":

@@ -12,12 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mbe_plugin.conversion.decompose import DECOMPOSITIONS, LOSSES
+from mbe_plugin.conversion.decompose import DECOMPOSITIONS, LOSSES, REFUSED
 from mbe_plugin.conversion.marks import LIKE, MOVEMENT, PRODUCT, SHAPE_ONLY
 from mbe_plugin.conversion.rules import (
     AttentionRule,
     EinsumRule,
     FirstOperand,
+    FourierRule,
     MultilinearRule,
     PowerRule,
     QuotientRule,
@@ -34,6 +35,9 @@ UNARY_NAMES = (
     "acosh atanh sqrt rsqrt reciprocal relu leaky_relu threshold hardshrink softshrink logit expit ndtr "
     "lgamma digamma sinc rpow square abs absolute"
 ).split()
+
+FOURIER_NAMES = tuple(f"{name}{n}" for name in "fft ifft rfft irfft hfft ihfft".split() for n in ("", 2, "n"))
+WEIGHTLESS = frozenset((*FOURIER_NAMES, "stft", "istft"))  # linear, without weights of the model's own
 
 
 def _rules() -> dict[str, Rule]:
@@ -75,6 +79,10 @@ def _rules() -> dict[str, Rule]:
         *_spellings("addcmul"),
     )
     add(EinsumRule("einsum"), "einsum")
+    for name in FOURIER_NAMES:
+        add(FourierRule(name), f"fft_{name}")
+    for name in ("stft", "istft"):
+        add(MultilinearRule(name, places=((0, "input", -1),)), name)
     add(
         QuotientRule("div", PRODUCT),
         *_spellings("div"),
@@ -88,7 +96,7 @@ def _rules() -> dict[str, Rule]:
         add(UnaryRule(name), *_spellings(name))
     add(UnaryRule("logsigmoid"), "log_sigmoid")
     add(UnaryRule("square", PRODUCT), *_spellings("square"))
-    add(PowerRule("pow", PRODUCT), *_spellings("pow"), "float_power")
+    add(PowerRule("pow", PRODUCT), *_spellings("pow"))
     add(UnaryRule("rpow"), "__rpow__")
     add(SoftmaxRule("softmax", PRODUCT), "softmax")
     add(AttentionRule("scaled_dot_product_attention", PRODUCT), "scaled_dot_product_attention")
@@ -121,6 +129,7 @@ def _spelling(name: str, function: Callable) -> Spelling:
         writes,
         RULES.get(name),
         DECOMPOSITIONS.get(name),
+        refused=REFUSED.get(name, ""),
         is_loss=name in LOSSES,
         moves=stem in MOVEMENT,
         shape_only=stem in SHAPE_ONLY or name in SHAPE_ONLY,
@@ -128,10 +137,22 @@ def _spelling(name: str, function: Callable) -> Spelling:
     )
 
 
+_NAMESPACES = (
+    torch,
+    torch.Tensor,
+    F,
+    torch._C._nn,
+    torch.linalg,
+    torch.fft,
+    torch.special,
+    torch.functional,
+)
+
+
 def _all_spellings() -> dict[Callable, Spelling]:
     """By function object, as torch.compile can look it up; only functions that are something to the walk."""
     found: dict[Callable, Spelling] = {}
-    for namespace in (torch, torch.Tensor, F, torch._C._nn, torch.linalg, torch.special, torch.functional):
+    for namespace in _NAMESPACES:
         for name in dir(namespace):
             function = getattr(namespace, name, None)
             if not callable(function) or isinstance(function, type):

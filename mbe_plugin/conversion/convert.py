@@ -15,13 +15,14 @@ from mbe_plugin.conversion.audit import Findings, audit_forward
 from mbe_plugin.conversion.batches import device_of
 from mbe_plugin.conversion.build import NeuronBuilder, make_operator
 from mbe_plugin.conversion.frames import ModuleSites, Router, inside_operator, watched_by
-from mbe_plugin.conversion.marks import tensors_of
+from mbe_plugin.conversion.marks import holds_numbers, tensors_of
 from mbe_plugin.conversion.record import record
 from mbe_plugin.conversion.routed import CONTAINER, install
 from mbe_plugin.conversion.sites import Calibration, Site, structure_of
 from mbe_plugin.errors import ConversionError, UnsupportedOperatorError
 from mbe_plugin.fitting.functions import Scalar
 from mbe_plugin.operators import CalibratedNode, SpikingOperator
+from mbe_plugin.operators.encoded import as_real
 from mbe_plugin.operators.neuron import RangeNotice
 from mbe_plugin.operators.spikes import SpikeCounts, count_spikes
 
@@ -204,23 +205,26 @@ def _why_exact(site: Site, config: MBEConfig) -> str:
 
 def audit(work: nn.Module, args: tuple, kwargs: dict[str, Any], conversion: Conversion) -> Findings:
     """One forward of the converted model under both the audit and a watch that measures each operator's error."""
-    squares: dict[str, list[float]] = {}
+    squares: dict[str, tuple[float, float]] = {}
 
     def watch(site: str, operator: SpikingOperator, out: Any, exact: Callable[[], Any]) -> None:
         if not isinstance(out, Tensor):
             return
-        wanted = exact().double()
-        error, size = squares.setdefault(site, [0.0, 0.0])
-        squares[site] = [
-            error + (out.double() - wanted).square().sum().item(),
-            size + wanted.square().sum().item(),
-        ]
+        error, size = (part.item() for part in squared_error(out, exact()))
+        so_far = squares.get(site, (0.0, 0.0))
+        squares[site] = so_far[0] + error, so_far[1] + size
 
-    inputs = [t for _, t in tensors_of((args, kwargs)) if t.is_floating_point()]
+    inputs = [t for _, t in tensors_of((args, kwargs)) if holds_numbers(t)]
     with torch.no_grad(), watched_by(Router(watch)), count_spikes(work) as conversion.spikes:
         findings = audit_forward(lambda: work(*args, **kwargs), inputs)
     conversion.local_errors = {s: (e / max(n, 1e-300)) ** 0.5 for s, (e, n) in squares.items()}
     return findings
+
+
+def squared_error(value: Tensor, exact: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum of the squared differences, and of the exact values' squares."""
+    wanted = as_real(exact).double()
+    return (as_real(value).double() - wanted).square().sum(), wanted.square().sum()
 
 
 def reset_counts(snn: nn.Module) -> None:

@@ -95,6 +95,21 @@ def vector_norm(x: Tensor, ord: Any = 2, dim: Any = None, keepdim: bool = False,
     return norm(x, ord, dim, keepdim)
 
 
+def cdist(
+    x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str = "use_mm_for_euclid_dist_if_necessary"
+) -> Tensor:
+    """Distances between rows: sqrt(|a|^2 + |b|^2 - 2 ab), or where that is not allowed from all differences.
+
+    torch's own choice goes by the number of rows, which may be another after calibration; the parts may not.
+    """
+    if p not in (1, 2):
+        raise NotImplementedError(f"cdist with p={p}")
+    if p == 1 or compute_mode == "donot_use_mm_for_euclid_dist":
+        return norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, dim=-1)
+    squares = (x1 * x1).sum(-1).unsqueeze(-1) + (x2 * x2).sum(-1).unsqueeze(-2)
+    return torch.sqrt((squares - 2 * (x1 @ x2.mT)).clamp_min(0))
+
+
 def logsumexp(input: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
     """max + log(sum(exp(x - max)))."""
     top = input.amax(dim=dim, keepdim=True)
@@ -127,6 +142,20 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
     """max(x, 0) + weight * min(x, 0), each by a rectifier."""
     shape = [1, -1] + [1] * (input.dim() - 2) if input.dim() > 1 else [-1]
     return F.relu(input) - weight.reshape(shape) * F.relu(-input)
+
+
+def float_power(input: Tensor | float, exponent: Tensor | float) -> Tensor:
+    """A power in float64, which the result keeps."""
+
+    def wide(value: Any) -> Any:
+        return value.to(torch.float64) if isinstance(value, Tensor) else value
+
+    return torch.pow(wide(input), wide(exponent))
+
+
+def float_power_(input: Tensor, exponent: Tensor | float) -> Tensor:
+    """The same in place; torch has it for float64 only."""
+    return input.copy_(float_power(input, exponent))
 
 
 def addcdiv(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: float = 1) -> Tensor:
@@ -307,11 +336,14 @@ DECOMPOSITIONS: dict[str, Callable[..., Any]] = {
         std_mean,
         norm,
         vector_norm,
+        cdist,
         logsumexp,
         log_softmax,
         softmin,
         glu,
         prelu,
+        float_power,
+        float_power_,
         addcdiv,
         lerp,
         instance_norm,
@@ -323,6 +355,18 @@ DECOMPOSITIONS: dict[str, Callable[..., Any]] = {
 DECOMPOSITIONS["linalg_vector_norm"] = vector_norm
 DECOMPOSITIONS["linalg_solve_triangular"] = solve_triangular
 DECOMPOSITIONS["linalg_norm"] = vector_norm
+
+# refused as a whole, under the name of the module that makes the call: their kernels differ from device to device
+REFUSED = {
+    "lstm": "LSTM",
+    "gru": "GRU",
+    "rnn_tanh": "RNN",
+    "rnn_relu": "RNN",
+    "lstm_cell": "LSTMCell",
+    "gru_cell": "GRUCell",
+    "rnn_tanh_cell": "RNNCell",
+    "rnn_relu_cell": "RNNCell",
+}
 
 # the loss is not part of the network: it stays exact and is reported
 LOSSES = frozenset(

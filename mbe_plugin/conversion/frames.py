@@ -9,7 +9,7 @@ module's path, the operator and its order within that frame. Two modes share thi
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +25,7 @@ from mbe_plugin.conversion.marks import (
     CODED,
     CONSTANT,
     PRODUCT,
+    holds_numbers,
     is_activation,
     mark,
     mark_written,
@@ -32,7 +33,7 @@ from mbe_plugin.conversion.marks import (
     tensors_of,
 )
 from mbe_plugin.conversion.rules import Call, Rule, Spelling
-from mbe_plugin.errors import UnseenSiteError, UnsupportedOperatorError
+from mbe_plugin.errors import ConversionError, UnseenSiteError, UnsupportedOperatorError
 from mbe_plugin.operators import Memo, SpikingOperator
 from mbe_plugin.operators.neuron import RangeNotice
 
@@ -94,6 +95,13 @@ class Frame:
         return f"{prefix}{name}#{count}" if count else f"{prefix}{name}"
 
 
+@dataclass(frozen=True, eq=False)
+class Refusal:
+    """One call of a composite without a spiking form; equal to no other, so that calls can be counted."""
+
+    name: str
+
+
 class _Slot(threading.local):
     """This thread's running forward: its mode, if any, and whether an operator is at work inside it."""
 
@@ -101,7 +109,7 @@ class _Slot(threading.local):
         self.mode: WatchedForward | None = None
         self.next_mode: WatchedForward | None = None
         self.inside_operator = False
-        self.refused: str | None = None  # the composite without a spiking form that is running, for the audit
+        self.refused: Refusal | None = None  # the one that is running, for the audit
 
 
 SLOT = _Slot()
@@ -127,15 +135,14 @@ class WatchedForward(TorchFunctionMode):
         if rule is not None:
             call = rule.bind(spelling, args, kwargs)
             if call is not None:
-                if kwargs.get("out") is not None:
-                    raise UnsupportedOperatorError(
-                        f"{self.frames[-1].sites.site(rule.label(call))} writes into out=; assign the result instead"
-                    )
+                self._check_out(rule.label(call), kwargs)
+                if not rule.takes_complex and _any_complex(call.operands.values()):
+                    return self._refused(_of_complex(rule.label(call)), lambda: func(*args, **kwargs))
                 return self._site(rule, call, lambda: func(*args, **kwargs))
-        elif spelling.decomposition is not None and any(
-            is_activation(t) for _, t in tensors_of((args, kwargs))
-        ):
+        elif spelling.decomposition is not None and _any_activation(args, kwargs):
             return self._decomposed(spelling, args, kwargs, lambda: func(*args, **kwargs))
+        elif spelling.refused and _any_activation(args, kwargs):
+            return self._refused(spelling.refused, lambda: func(*args, **kwargs))
         elif spelling.is_loss:
             return inside_operator(lambda: func(*args, **kwargs))
         out = func(*args, **kwargs)
@@ -179,21 +186,42 @@ class WatchedForward(TorchFunctionMode):
         self, spelling: Spelling, args: tuple, kwargs: dict[str, Any], exact: Callable[[], Any]
     ) -> Any:
         assert spelling.decomposition is not None
+        self._check_out(spelling.name, kwargs)
+        if _any_complex(t for _, t in tensors_of((args, kwargs))):
+            return self._refused(_of_complex(spelling.name), exact)
         try:
             with self:
                 return spelling.decomposition(*args, **kwargs)
         except NotImplementedError as missing:
             return self._refused(str(missing), exact)
 
+    def _check_out(self, name: str, kwargs: dict[str, Any]) -> None:
+        if kwargs.get("out") is not None:
+            raise UnsupportedOperatorError(
+                f"{self.frames[-1].sites.site(name)} writes into out=; assign the result instead"
+            )
+
     def _refused(self, name: str, exact: Callable[[], Any]) -> Any:
         """The exact result of a composite without a spiking form; the audit reports it under this name."""
-        SLOT.refused = name
+        SLOT.refused = Refusal(name)
         try:
             out = exact()
         finally:
             SLOT.refused = None
         mark(out, ACTIVATION)
         return out
+
+
+def _any_activation(args: tuple, kwargs: dict[str, Any]) -> bool:
+    return any(is_activation(t) for _, t in tensors_of((args, kwargs)))
+
+
+def _any_complex(tensors: Iterable[Tensor]) -> bool:
+    return any(t.is_complex() for t in tensors)
+
+
+def _of_complex(name: str) -> str:
+    return f"{name} of complex numbers"
 
 
 Watch = Callable[[str, SpikingOperator, Any, Callable[[], Any]], None]
@@ -296,6 +324,8 @@ def enter(
     kwargs: dict,
 ) -> Any:
     """Run the outermost frame under ``mode``: mark its inputs, switch everything off again afterwards."""
+    if not torch.compiler.is_compiling():
+        _refuse_vmap(sites)
     arguments = slots(names, args, kwargs)
     for slot, tensor in arguments:
         mark(tensor, sites.inputs.get(f"{method}({slot})", ACTIVATION))
@@ -315,15 +345,25 @@ def enter(
     return out
 
 
+def _refuse_vmap(sites: ModuleSites) -> None:
+    """ConversionError under torch.vmap: neurons look at values, to count those out of range and to choose segments."""
+    levels = torch._C._functorch.get_interpreter_stack() or ()
+    if any(level.key() == torch._C._functorch.TransformType.Vmap for level in levels):
+        raise ConversionError(
+            f"{sites.path or 'the model'} is called under torch.vmap, where no neuron can look at its values; call it "
+            "with the whole batch instead, or in a loop"
+        )
+
+
 def slots(names: tuple[str, ...], args: tuple, kwargs: dict) -> list[tuple[str, Tensor]]:
-    """The floating tensors among a call's arguments, by parameter name."""
+    """The floating and complex tensors among a call's arguments, by parameter name."""
     found: list[tuple[str, Tensor]] = []
     for index, value in enumerate(args):
         name = names[index] if index < len(names) else str(index)
         found.extend(tensors_of(value, name))
     for name, value in kwargs.items():
         found.extend(tensors_of(value, name))
-    return [(slot, tensor) for slot, tensor in found if tensor.is_floating_point()]
+    return [(slot, tensor) for slot, tensor in found if holds_numbers(tensor)]
 
 
 def _framed(

@@ -1,6 +1,6 @@
 """Marking: which tensors are activations, followed through a forward.
 
-An activation is a floating tensor that depends on the value of a floating input or an embedding look-up. The
+An activation is a floating (or complex) tensor that depends on the value of such an input or an embedding look-up. The
 mark is an attribute of the tensor, so it costs nothing to keep, disappears with the tensor and is
 understood by torch.compile. CODED marks a neuron's read-out that nothing but data movement has touched since:
 its spike train can be used again. PRODUCT marks the read-out of two trains multiplied element by element (a
@@ -47,10 +47,15 @@ def is_activation(value: object) -> bool:
     return isinstance(value, Tensor) and getattr(value, _ATTRIBUTE, CONSTANT) > CONSTANT
 
 
+def holds_numbers(tensor: Tensor) -> bool:
+    """Whether a tensor can be an activation: integers and truth values cannot."""
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
 def mark(value: Any, to: int) -> None:
     """Mark every floating tensor in value (a tensor or nested lists, tuples, dicts)."""
     if isinstance(value, Tensor):
-        if value.is_floating_point() or value.is_complex():
+        if holds_numbers(value):
             setattr(value, _ATTRIBUTE, to)
     elif isinstance(value, (list, tuple)):
         for item in value:

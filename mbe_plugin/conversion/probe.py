@@ -41,11 +41,14 @@ def find_units(model: nn.Module, run: Callable[[], Any]) -> dict[str, UnitSpec]:
 
 def probe(module: nn.Module, x: Tensor) -> UnitSpec | None:
     """What the module is, if it is one operator; x is an input it has met."""
-    subject = copy.deepcopy(module).to(device="cpu", dtype=torch.float64).eval()
+    subject = copy.deepcopy(module).cpu().eval()
     subject._forward_hooks.clear()
     subject._forward_pre_hooks.clear()
     try:
         with torch.no_grad():
+            if subject(x[:1] if x.dim() else x).dtype != x.dtype:
+                return None  # an operator returns its input's dtype
+            subject = subject.to(torch.float64)
             if any(True for _ in subject.parameters()):
                 return _as_normalization(subject, x.shape[-1])
             return _as_unary(subject, type(module).__name__)

@@ -61,7 +61,7 @@ class Recorder(WatchedForward):
         path = self.frames[-1].sites.path
         name = self.frames[-1].sites.site(label)
         if name not in self.sites:
-            self._add(Site(path, label, rule.op, _static(rule, call), _dims(rule, call)), call)
+            self._add(Site(path, label, rule.operator(call), _static(rule, call), _dims(rule, call)), call)
         self._update_coded(self.sites[name], call)
         self._note_sharing(self.sites[name], call)
         inside_operator(lambda: rule.run(self.observers[name], call, Memo()))
@@ -193,8 +193,6 @@ def _static(rule: Rule, call: Call) -> dict[str, Any]:
     static = dict(call.static)
     if isinstance(rule, QuotientRule):
         static["numerator"] = "0" in call.operands
-    if call.pattern == "x":
-        static["reflected"] = True
     return static
 
 

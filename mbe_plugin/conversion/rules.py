@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ class Spelling:
     """What one of torch's many functions is to the walk.
 
     plain: the function itself, or for one that works in place (writes) its out-of-place twin.
+    refused: the name under which a function without a spiking form is refused as a whole.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Spelling:
     writes: bool = False
     rule: Rule | None = None
     decomposition: Callable[..., Any] | None = None
+    refused: str = ""
     is_loss: bool = False
     moves: bool = False
     shape_only: bool = False
@@ -55,10 +57,15 @@ class Rule:
 
     op: str
     emits: int = ACTIVATION
+    takes_complex: ClassVar[bool] = False  # whether operands may be complex numbers
 
     def bind(self, spelling: Spelling, args: tuple, kwargs: dict[str, Any]) -> Call | None:
         """The call as a site, or None when no activation is concerned."""
         raise NotImplementedError
+
+    def operator(self, call: Call) -> str:
+        """Canonical name of what the call computes."""
+        return self.op
 
     def label(self, call: Call) -> str:
         """Name of the site within its module's call, before numbering."""
@@ -137,7 +144,7 @@ class UnaryRule(Rule):
 
     def label(self, call: Call) -> str:
         """Its parameters are part of a site's name: the neuron of x^2 must not answer for x^3."""
-        op = "rpow" if call.pattern == "x" else self.op
+        op = self.operator(call)
         values = [str(v) if k.isdigit() else f"{k}={v}" for k, v in call.static if (k, v) not in _PLAIN]
         return f"{op}({','.join(values)})" if values else op
 
@@ -153,6 +160,10 @@ class PowerRule(UnaryRule):
             return Call(spelling.plain, (exponent,), {}, {"input": exponent}, "x", (("0", base),))
         return super().bind(spelling, (base, exponent), {})
 
+    def operator(self, call: Call) -> str:
+        """See Rule."""
+        return "rpow" if call.pattern == "x" else self.op
+
 
 @dataclass(frozen=True)
 class MultilinearRule(Rule):
@@ -163,6 +174,7 @@ class MultilinearRule(Rule):
 
     places: tuple[tuple[int, str, int], ...] = ()
     least: int = 1
+    takes_complex: ClassVar[bool] = True
 
     def bind(self, spelling: Spelling, args: tuple, kwargs: dict[str, Any]) -> Call | None:
         """See Rule."""
@@ -230,6 +242,24 @@ class EinsumRule(MultilinearRule):
     def _place(self, call: Call, encoded: Mapping[str, Tensor]) -> tuple[tuple, dict]:
         args = [encoded.get(str(i), value) for i, value in enumerate(call.args)]
         return tuple(args), call.kwargs
+
+
+@dataclass(frozen=True)
+class FourierRule(MultilinearRule):
+    """torch.fft: linear with constant weights, over the dimensions that dim (NumPy says axis) names."""
+
+    places: tuple[tuple[int, str, int], ...] = ((0, "input", -1),)
+
+    def dims(self, call: Call) -> dict[str, int]:
+        """See MultilinearRule; of several dimensions the last."""
+        default = call.kwargs.get("dim", call.kwargs.get("axis"))
+        dim = call.args[2] if len(call.args) > 2 else default
+        last = dim[-1] if isinstance(dim, (tuple, list)) and dim else dim
+        return {"0": last if isinstance(last, int) else -1}
+
+    def label(self, call: Call) -> str:
+        """See Rule."""
+        return self.op
 
 
 @dataclass(frozen=True)

@@ -28,14 +28,27 @@ class Memo:
     def encode(self, encoder: nn.Module, x: Tensor, dim: int) -> Tensor:
         """encoder(x, dim), or the same result again for the same tensor."""
         if torch.compiler.is_compiling():
-            return encoder(x, dim)
+            return _encoded(encoder, x, dim)
         version = version_of(x)
         if encoder is self.encoder and x is self.input and version == self.version and version >= 0:
             assert self.output is not None
             return self.output
         self.encoder, self.input, self.version = encoder, x, version
-        self.output = encoder(x, dim)
+        self.output = _encoded(encoder, x, dim)
         return self.output
+
+
+def _encoded(encoder: nn.Module, x: Tensor, dim: int) -> Tensor:
+    """encoder(x, dim); of complex numbers the real and the imaginary parts, each by a train of its own."""
+    if not x.is_complex():
+        return encoder(x, dim)
+    parts = encoder(as_real(x), dim if dim >= 0 else dim - 1)
+    return torch.view_as_complex(parts.contiguous())
+
+
+def as_real(x: Tensor) -> Tensor:
+    """x; complex numbers [...] as their parts [..., 2]."""
+    return torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
 
 
 def version_of(x: Tensor) -> int:
