@@ -27,6 +27,7 @@ from mbe_plugin import (
     calibrate,
     convert,
     count_spikes,
+    locate_error,
     report,
 )
 from mbe_plugin.conversion.frames import SLOT
@@ -489,6 +490,27 @@ class _Named(nn.ModuleDict):
         return x * len(self) + len(list(self)) + len(self.keys()) + len(self.values())
 
 
+class _Gaps(nn.Module):
+    """A list with a None in it, as Informer's encoder has for layers without a convolution after them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)])
+        self.after = nn.ModuleList([nn.GELU(), None])  # type: ignore[list-item]
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer, after in zip(self.layers, self.after, strict=True):
+            x = layer(x) if after is None else after(layer(x))
+        return x
+
+
+def test_a_module_list_keeps_its_places_without_a_module() -> None:
+    model = _Gaps().eval()
+    snn = convert(model, [tokens()], MBEConfig(time_steps=16))
+    torch.testing.assert_close(snn(tokens()), model(tokens()), atol=2e-3, rtol=0)
+    assert len(snn.after) == 2  # type: ignore[arg-type]
+
+
 def test_a_module_dict_as_root_shows_its_own_modules() -> None:
     model = _Named({"in": nn.Linear(WIDTH, WIDTH), "act": nn.Tanh()}).eval()
     snn = convert(model, [tokens()], MBEConfig(time_steps=16))
@@ -730,3 +752,44 @@ def test_more_batches_widen_the_ranges(ann: nn.Module) -> None:
         narrow_one(wide)
     wide_one(wide)
     assert sum(n.outside for s in report(wide_one).sites for n in s.neurons) == 0
+
+
+class _LooksAtItsClass(nn.Module):
+    """Code that breaks under routing: a type comparison with ``is``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.act = nn.GELU()
+        self.fc = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.fc(x)) if type(self.fc) is nn.Linear else self.act(x)
+
+
+def test_a_model_that_routing_changes_is_refused() -> None:
+    with pytest.raises(
+        ConversionError, match="_LooksAtItsClass computes something else once its modules are routed"
+    ):
+        convert(_LooksAtItsClass().eval(), [tokens()])
+
+
+def test_random_numbers_in_a_forward() -> None:
+    model = Calling(lambda m, x: m.fc(F.gelu(m.fc(x) + torch.randn_like(x)))).eval()
+    torch.manual_seed(3)
+    before = torch.random.get_rng_state()
+    snn = convert(model, [tokens()], MBEConfig(time_steps=16))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.manual_seed(5)
+    got = snn(tokens())
+    torch.manual_seed(5)
+    torch.testing.assert_close(got, model(tokens()), atol=2e-3, rtol=0)
+    assert locate_error(snn, model, tokens())[0].output < 1e-3
+
+
+def test_a_model_with_a_memory_converts() -> None:
+    def count(module: Calling, x: Tensor) -> Tensor:
+        module.calls = getattr(module, "calls", 0) + 1
+        return module.fc(F.gelu(module.fc(x) * module.calls))
+
+    model = Calling(count).eval()
+    convert(model, [tokens()], MBEConfig(time_steps=16))

@@ -11,14 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from mbe_plugin.analysis.report import conversion_of
-from mbe_plugin.conversion.batches import as_call
-from mbe_plugin.conversion.convert import squared_error
+from mbe_plugin.conversion.batches import as_call, device_of
+from mbe_plugin.conversion.comparison import (
+    is_same_network,
+    outputs_of,
+    relative_difference,
+    root_ratio,
+    seeded,
+    squared_error,
+)
 from mbe_plugin.conversion.frames import Router, watched_by
-from mbe_plugin.conversion.marks import holds_numbers, tensors_of
 from mbe_plugin.errors import ConversionError
 from mbe_plugin.operators import SpikingOperator
-
-SAME_MODEL = 1e-3  # relative difference above which ``ann`` cannot be the network that was converted
 
 
 @dataclass(frozen=True)
@@ -68,20 +72,21 @@ def locate_error(snn: nn.Module, ann: nn.Module, batch: Any) -> list[SiteContrib
         )
     args, kwargs = as_call(batch, snn)
     with torch.no_grad():
-        wanted = _tensors(ann(*args, **kwargs))
+        with seeded(device_of(snn)):
+            wanted = outputs_of(ann(*args, **kwargs))
         reference = _Exact()
-        exact_output = _tensors(_under(reference, snn, args, kwargs))
-        if _relative(exact_output, wanted) > SAME_MODEL:
+        exact_output = outputs_of(_under(reference, snn, args, kwargs))
+        if not is_same_network(exact_output, wanted):
             raise ConversionError(
                 f"this {type(ann).__name__} is not the network that was converted: with every site exact its "
-                f"output differs by {_relative(exact_output, wanted):.1e}"
+                f"output differs by {relative_difference(exact_output, wanted):.1e}"
             )
         added, accumulated = _side_by_side(snn, args, kwargs, reference)
         errors = []
         for site in conversion.sites:
             if site.name in added:
-                alone = _tensors(_under(_Exact(site.name), snn, args, kwargs))
-                output = _relative(alone, wanted)
+                alone = outputs_of(_under(_Exact(site.name), snn, args, kwargs))
+                output = relative_difference(alone, wanted)
                 errors.append(SiteContribution(site.name, output, added[site.name], accumulated[site.name]))
     return sorted(errors, key=lambda e: e.output, reverse=True)
 
@@ -107,25 +112,9 @@ def _side_by_side(
 
 
 def _under(router: Router, snn: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
-    with watched_by(router):
+    with seeded(device_of(snn)), watched_by(router):
         return snn(*args, **kwargs)
 
 
-def _tensors(out: Any) -> list[Tensor]:
-    """The floating and complex tensors of a model's output; a key-value cache is no output."""
-    if isinstance(out, dict):
-        out = {name: value for name, value in out.items() if "Cache" not in type(value).__name__}
-    return [tensor for _, tensor in tensors_of(out) if holds_numbers(tensor)]
-
-
 def _ratios(pairs: dict[str, list[tuple[Tensor, Tensor]]]) -> dict[str, float]:
-    out = {}
-    for site, found in pairs.items():
-        error, size = (float(sum(p[i] for p in found)) for i in (0, 1))
-        out[site] = (error / max(size, 1e-300)) ** 0.5
-    return out
-
-
-def _relative(values: list[Tensor], wanted: list[Tensor]) -> float:
-    pairs = [squared_error(v, w) for v, w in zip(values, wanted, strict=True)]
-    return _ratios({"": pairs})[""] if pairs else 0.0
+    return {site: root_ratio(found) for site, found in pairs.items()}

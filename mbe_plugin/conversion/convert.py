@@ -14,6 +14,7 @@ from mbe_plugin.config import MBEConfig
 from mbe_plugin.conversion.audit import Findings, audit_forward
 from mbe_plugin.conversion.batches import device_of
 from mbe_plugin.conversion.build import NeuronBuilder, make_operator
+from mbe_plugin.conversion.comparison import seeded, squared_error
 from mbe_plugin.conversion.frames import ModuleSites, Router, inside_operator, watched_by
 from mbe_plugin.conversion.marks import holds_numbers, tensors_of
 from mbe_plugin.conversion.record import record
@@ -22,7 +23,6 @@ from mbe_plugin.conversion.sites import Calibration, Site, structure_of
 from mbe_plugin.errors import ConversionError, UnsupportedOperatorError
 from mbe_plugin.fitting.functions import Scalar
 from mbe_plugin.operators import CalibratedNode, SpikingOperator
-from mbe_plugin.operators.encoded import as_real
 from mbe_plugin.operators.neuron import RangeNotice
 from mbe_plugin.operators.spikes import SpikeCounts, count_spikes
 
@@ -215,16 +215,15 @@ def audit(work: nn.Module, args: tuple, kwargs: dict[str, Any], conversion: Conv
         squares[site] = so_far[0] + error, so_far[1] + size
 
     inputs = [t for _, t in tensors_of((args, kwargs)) if holds_numbers(t)]
-    with torch.no_grad(), watched_by(Router(watch)), count_spikes(work) as conversion.spikes:
+    with (
+        torch.no_grad(),
+        seeded(device_of(work)),
+        watched_by(Router(watch)),
+        count_spikes(work) as conversion.spikes,
+    ):
         findings = audit_forward(lambda: work(*args, **kwargs), inputs)
     conversion.local_errors = {s: (e / max(n, 1e-300)) ** 0.5 for s, (e, n) in squares.items()}
     return findings
-
-
-def squared_error(value: Tensor, exact: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum of the squared differences, and of the exact values' squares."""
-    wanted = as_real(exact).double()
-    return (as_real(value).double() - wanted).square().sum(), wanted.square().sum()
 
 
 def reset_counts(snn: nn.Module) -> None:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import BaseTorchFunctionMode
 
-from mbe_plugin.conversion.batches import as_call
+from mbe_plugin.conversion.batches import as_call, device_of
 from mbe_plugin.conversion.build import make_operator
+from mbe_plugin.conversion.comparison import is_same_network, outputs_of, relative_difference, seeded
 from mbe_plugin.conversion.frames import (
     Frame,
     ModuleSites,
@@ -26,9 +27,10 @@ from mbe_plugin.conversion.frames import (
 )
 from mbe_plugin.conversion.marks import CODED, PRODUCT, level, mark
 from mbe_plugin.conversion.probe import find_units
+from mbe_plugin.conversion.routed import unrouted
 from mbe_plugin.conversion.rules import Call, MultilinearRule, QuotientRule, Rule
 from mbe_plugin.conversion.sites import Calibration, Site, structure_of
-from mbe_plugin.errors import CalibrationError, MBEError
+from mbe_plugin.errors import CalibrationError, ConversionError, MBEError
 from mbe_plugin.fitting.functions import Scalar
 from mbe_plugin.operators import Memo, Observer, SpikingOperator
 from mbe_plugin.operators.encoded import version_of
@@ -144,8 +146,10 @@ def record(
             _find_units(model, modules, args, kwargs)
         progress(f"calibration batch {count + 1}")
         recorder.start()
-        with watched_by(recorder):
-            _forward(model, count, args, kwargs)
+        with seeded(device_of(model), count), watched_by(recorder):
+            out = _forward(model, count, args, kwargs)
+        if count == 0:
+            _check_routing(model, out, args, kwargs)
         count += 1
     if first is None:
         raise CalibrationError("no calibration data: the iterable gave no batch; pass at least one")
@@ -162,14 +166,39 @@ def _check_batches(batches: Any) -> None:
         )
 
 
+_UNFUSED = BaseTorchFunctionMode  # any mode keeps torch's fused fast paths away, which skip submodules
+
+
 def _find_units(model: nn.Module, modules: dict[str, ModuleSites], args: tuple, kwargs: dict) -> None:
     def plain() -> Any:
-        with BaseTorchFunctionMode():  # any mode keeps torch's fused fast paths away, which skip submodules
+        with _UNFUSED(), seeded(device_of(model)):
             return inside_operator(lambda: _forward(model, 0, args, kwargs))
 
     found: dict[str, UnitSpec] = inside_operator(lambda: find_units(model, plain))
     for path, spec in found.items():
         modules[path].unit = spec
+
+
+def _check_routing(model: nn.Module, routed: Any, args: tuple, kwargs: dict) -> None:
+    """ConversionError if the routed network, with every operator exact, is not the one that was passed.
+
+    A module's code that looks at its own class or children could take another way once it is routed.
+    """
+
+    def plain() -> list[Tensor]:
+        with unrouted(model), _UNFUSED(), seeded(device_of(model)):
+            return outputs_of(_forward(model, 0, args, kwargs))
+
+    wanted = plain()
+    if is_same_network(outputs_of(routed), wanted):
+        return
+    if not is_same_network(plain(), wanted):
+        return  # a model with a memory, or a batch that it writes into: nothing can be said
+    raise ConversionError(
+        f"{type(model).__name__} computes something else once its modules are routed: with every operator exact its "
+        f"output differs by {relative_difference(outputs_of(routed), wanted):.1e} on calibration batch 0; does its "
+        "code compare types with `is`, or count its modules? Please report the model"
+    )
 
 
 def _forward(model: nn.Module, index: int, args: tuple, kwargs: dict) -> Any:

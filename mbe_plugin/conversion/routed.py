@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FunctionType
 from typing import Any
 
@@ -82,6 +83,19 @@ def install(model: nn.Module) -> dict[str, ModuleSites]:
         found[path] = ModuleSites(path)
         module.__dict__["_mbe_sites"] = found[path]
     return found
+
+
+@contextmanager
+def unrouted(model: nn.Module) -> Iterator[None]:
+    """Every module has its own class again, as if it had never been routed, while this lasts."""
+    routed = [(module, type(module)) for module in model.modules()]
+    for module, _ in routed:
+        module.__class__ = original_class(module)
+    try:
+        yield
+    finally:
+        for module, cls in routed:
+            module.__class__ = cls
 
 
 def refuse_foreign_modules(path: str, module: nn.Module) -> None:
@@ -198,15 +212,15 @@ def _named_children(self: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     return ((name, child) for name, child in children if not (own and name == CONTAINER))
 
 
-def _own(self: nn.Module) -> dict[str, nn.Module]:
-    return {name: m for name, m in self._modules.items() if name != CONTAINER and m is not None}
+def _own(self: nn.Module) -> dict[str, nn.Module | None]:
+    return {name: m for name, m in self._modules.items() if name != CONTAINER}
 
 
-def _visible(self: nn.Module) -> list[nn.Module]:
+def _visible(self: nn.Module) -> list[nn.Module | None]:
     return list(_own(self).values())
 
 
-def _iterate(self: nn.Module) -> Iterator[nn.Module]:
+def _iterate(self: nn.Module) -> Iterator[nn.Module | None]:
     return iter(_visible(self))
 
 
@@ -231,7 +245,7 @@ def _length(self: nn.Module) -> int:
 
 
 def _item(self: nn.Module, index: int | slice) -> Any:
-    chosen = _visible(self)[index]
+    chosen: Any = _visible(self)[index]
     if not isinstance(chosen, list):
         return chosen
     original = original_class(self)
