@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 from collections.abc import Sequence
-from importlib import metadata
 
-from examples._shared import processor
+from benchmarks._common import machine, revision
 
 Row = dict[str, str]
 
@@ -42,8 +40,8 @@ def common_row(task: str, command: str, row: Row) -> Row:
 
 NOTE = """
 Calibration uses training data only. Sentences are drawn from the held-out ones with a fixed seed: those of
-the smaller count are among those of the larger. One sentence of 1,000 is 0.1 points, one of 400 is 0.25, one
-digit of 450 is 0.22. Loss is in points of accuracy and in percent of perplexity; a negative one is a gain.
+the smaller count are among those of the larger. One sentence of 1,000 is 0.1 points, one digit of 450 is 0.22.
+Loss is in points of accuracy and in percent of perplexity; a negative one is a gain.
 lost and gained: right by the ANN and wrong by the SNN, and the other way round; flipped: all changed
 predictions. The firing rate is that of the first calibration batch. DATA is the data folder.
 """
@@ -60,13 +58,10 @@ def markdown(rows: Sequence[Row], seconds: float, options: argparse.Namespace) -
 
 
 def _made(seconds: float, options: argparse.Namespace) -> str:
-    names = ("torch", "transformers", "timm", "spikingjelly")
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in names)
     return (
         f"Made by `OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', '')} python benchmarks/tasks.py` "
-        f"(last part: --only {' '.join(options.only)}, --jobs {options.jobs}, {seconds:.0f} s)\n"
-        f"on {processor()}, {os.cpu_count()} cores, shared with other work; "
-        f"Python {platform.python_version()}, {versions}."
+        f"(last part: --only {' '.join(options.only)}, --jobs {options.jobs}, {seconds:.0f} s) at commit {revision()}\n"
+        f"on {machine('torch', 'transformers', 'timm', 'spikingjelly')}; shared with other work."
     )
 
 
