@@ -39,7 +39,8 @@ def load_minilm() -> tuple[Any, nn.Module]:
 
 def read_sentences(path: Path, label_column: bool = False) -> list[str]:
     """One sentence per line; with label_column the first word of each line is a label and is dropped."""
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    # not splitlines, which also breaks at the C1 controls that MR and Subj have inside sentences
+    lines = [line.strip() for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
     return [line.split(maxsplit=1)[-1] for line in lines] if label_column else lines
 
 
