@@ -7,6 +7,7 @@ import inspect
 import re
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -90,18 +91,25 @@ def _build_transformers(name: str) -> tuple[nn.Module, str, list[Batch]]:
     raise first
 
 
-def _build_shrunk(name: str, shrink: Shrink) -> tuple[nn.Module, str, list[Batch]]:
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
+@contextmanager
+def _not_built() -> Iterator[None]:
+    """Whatever a library raises as the reason why a model is not built; what is not installed ends the trying."""
     try:
-        config = small(CONFIG_MAPPING[name](), shrink)
-        makers = list(_makers(config))
+        yield
     except NotBuiltError:
         raise
     except ImportError as error:
         raise NoHopeError(_said(error)) from error
     except Exception as error:
         raise NotBuiltError(_said(error)) from error
+
+
+def _build_shrunk(name: str, shrink: Shrink) -> tuple[nn.Module, str, list[Batch]]:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    with _not_built():
+        config = small(CONFIG_MAPPING[name](), shrink)
+        makers = list(_makers(config))
     if not makers:
         raise NoHopeError(f"no model class takes a {type(config).__name__} alone")
     first: NotBuiltError | None = None
@@ -115,16 +123,10 @@ def _build_shrunk(name: str, shrink: Shrink) -> tuple[nn.Module, str, list[Batch
 
 
 def _made(make: Callable[[], nn.Module], config: Any) -> tuple[nn.Module, str, list[Batch]]:
-    try:
+    with _not_built():
         _refuse_large(make)
         torch.manual_seed(0)
         model = make().eval().float()
-    except NotBuiltError:
-        raise
-    except ImportError as error:
-        raise NoHopeError(_said(error)) from error
-    except Exception as error:
-        raise NotBuiltError(_said(error)) from error
     randomise(model)
     return _called(model, _ways(model, config))
 
