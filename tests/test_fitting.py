@@ -222,3 +222,13 @@ def test_plot_without_matplotlib_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match="pip install matplotlib"):
         fit("exp2", None, 3, 2).plot()
+
+
+@pytest.mark.parametrize("reach", [1e3, 1e5, 5e7])
+@pytest.mark.parametrize("function", ["sigmoid", "tanh"])
+def test_a_step_in_a_very_wide_domain_is_not_passed_over(function: str, reach: float) -> None:
+    near = torch.linspace(-20, 20, 401).double()
+    samples = torch.cat([near, torch.linspace(-reach, reach, 40_001).double()])
+    found = fit(function, (-reach, reach), 16, 64, samples=samples)
+    assert found.errors_on(torch.linspace(-20, 20, 4001)).maximum < 0.01
+    assert found.errors_on(samples).maximum < 0.01

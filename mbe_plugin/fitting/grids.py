@@ -12,6 +12,8 @@ Array = NDArray[np.float64]
 
 POINTS = 4096
 PROBES = 2048
+WIDEST_STEP = 1 / 8
+FLAT = 1e-9  # of the span of f: nothing
 GOLDEN = (5**0.5 - 1) / 2  # its multiples fill the unit interval evenly
 
 
@@ -42,10 +44,12 @@ def focused_grid(
     A wide domain is mostly tail: GELU's on (-120, 10) leaves 10 % of evenly spaced points for all that
     happens. Half of the cells are spread evenly over the domain, half by |f''|^(2/5).
     """
-    probe = np.linspace(low, high, PROBES + 1)
+    probe = _probes(scalar, low, high)
+    low, high = probe[0], probe[-1]
     bend = np.abs(np.gradient(np.gradient(scalar(probe), probe), probe)) ** 0.4
-    cells = (bend[1:] + bend[:-1]) / 2
-    share = np.concatenate([[0.0], np.cumsum(cells / max(cells.sum(), 1e-300) + 1 / PROBES)])
+    width = np.diff(probe) / (high - low)
+    cells = (bend[1:] + bend[:-1]) / 2 * width
+    share = np.concatenate([[0.0], np.cumsum(cells / max(cells.sum(), 1e-300) + width)])
     borders = np.interp(np.linspace(0, share[-1], points + 1), share, probe)
     borders[0], borders[-1] = low, high
     if samples is not None:
@@ -56,6 +60,26 @@ def focused_grid(
     place = np.arange(len(borders) - 1) * GOLDEN % 1.0
     x = borders[:-1] + np.diff(borders) * place
     return Grid(x, borders, _weights(borders, samples), scalar(x))
+
+
+def _probes(scalar: Callable[[Array], Array], low: float, high: float) -> Array:
+    """Where f is looked at to see where it bends: evenly, and in a very wide domain densely around 0 as well.
+
+    What activation functions do they do near 0; a step of more than WIDEST_STEP would pass over it. Of a very wide domain
+    the ends where f is flat are left out: a neuron saturates there, and sums over them would drown the rest.
+    """
+    if high - low <= WIDEST_STEP * PROBES:
+        return np.linspace(low, high, PROBES + 1)
+    near = np.geomspace(WIDEST_STEP / 64, high - low, PROBES // 2)
+    near = np.concatenate([[low, high, 0.0], -near, near])
+    near = np.unique(near[(near >= low) & (near <= high)])
+    values = scalar(near)
+    flat = FLAT * np.ptp(values)
+    first = int((np.abs(values - values[0]) <= flat).cumprod().sum()) - 1
+    last = len(near) - int((np.abs(values - values[-1]) <= flat)[::-1].cumprod().sum())
+    if first >= last:  # constant
+        first, last = 0, len(near) - 1
+    return np.union1d(np.linspace(near[first], near[last], PROBES + 1), near[first : last + 1])
 
 
 def _weights(borders: Array, samples: Array | None, floor: float = 0.02) -> Array:
