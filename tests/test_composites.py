@@ -3,9 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from networks import WIDTH, Calling
+from torch import Tensor, nn
 
 import mbe_plugin
+from mbe_plugin import MBEConfig, convert
 from mbe_plugin.conversion import decompose
 
 
@@ -183,3 +185,19 @@ def test_what_follows_an_excluded_unit_is_still_a_site():
     report = mbe_plugin.report(snn)
     assert "act:Swish" in report.kept_exact
     assert "(root):mul(a,a)" in [site.site for site in report.sites]
+
+
+def test_attention_with_separate_projections_and_an_empty_joint_one() -> None:
+    """WavLM's call: in_proj_weight is torch.empty([0])."""
+
+    def attend(m: Calling, x: Tensor) -> Tensor:
+        w = m.fc.weight
+        return F.multi_head_attention_forward(
+            x, x, x, WIDTH, 2, torch.empty([0]), torch.zeros(3 * WIDTH), None, None, False, 0.0, w, None,
+            training=False, use_separate_proj_weight=True, q_proj_weight=w, k_proj_weight=w, v_proj_weight=w,
+        )[0]  # fmt: skip
+
+    model = Calling(attend).eval()
+    x = torch.randn(5, 2, WIDTH, generator=torch.Generator().manual_seed(0))
+    snn = convert(model, [x], MBEConfig(time_steps=16))
+    torch.testing.assert_close(snn(x), model(x), atol=1e-3, rtol=0)

@@ -754,6 +754,31 @@ def test_more_batches_widen_the_ranges(ann: nn.Module) -> None:
     assert sum(n.outside for s in report(wide_one).sites for n in s.neurons) == 0
 
 
+class _Chooses(nn.Module):
+    """A forward chosen in the constructor, as timm's FasterNet does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(WIDTH, WIDTH)
+        self.forward = self.forward_gelu  # type: ignore[method-assign]
+
+    def forward_gelu(self, x: Tensor) -> Tensor:
+        return F.gelu(self.fc(x))
+
+
+def test_a_forward_chosen_among_the_methods() -> None:
+    model = _Chooses().eval()
+    snn = spiking(nn.Sequential(model, nn.Linear(WIDTH, WIDTH)))
+    ann = nn.Sequential(model, snn[1])  # type: ignore[index]
+    assert [s.site for s in report(snn).sites] == ["0.fc:linear", "0:forward_gelu/gelu", "1:linear"]
+    wanted = snn(tokens())
+    assert not torch.equal(wanted, ann(tokens()))
+    for same in (copy.deepcopy(snn), pickle.loads(pickle.dumps(snn))):
+        assert torch.equal(same(tokens()), wanted)
+    assert torch.equal(snn[0](tokens()), snn[0].forward_gelu(tokens()))  # type: ignore[index]
+    assert model.forward.__func__ is _Chooses.forward_gelu
+
+
 class _LooksAtItsClass(nn.Module):
     """Code that breaks under routing: a type comparison with ``is``."""
 

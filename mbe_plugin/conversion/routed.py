@@ -11,7 +11,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FunctionType
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -79,7 +79,7 @@ def install(model: nn.Module) -> dict[str, ModuleSites]:
     found: dict[str, ModuleSites] = {}
     for path, module in model.named_modules():
         refuse_foreign_modules(path, module)
-        module.__class__ = routed_class(type(module))
+        _become(module, routed_class(type(module)))
         found[path] = ModuleSites(path)
         module.__dict__["_mbe_sites"] = found[path]
     return found
@@ -90,12 +90,30 @@ def unrouted(model: nn.Module) -> Iterator[None]:
     """Every module has its own class again, as if it had never been routed, while this lasts."""
     routed = [(module, type(module)) for module in model.modules()]
     for module, _ in routed:
-        module.__class__ = original_class(module)
+        _become(module, original_class(module))
     try:
         yield
     finally:
         for module, cls in routed:
-            module.__class__ = cls
+            _become(module, cls)
+
+
+def _become(module: nn.Module, cls: type[nn.Module]) -> None:
+    """Change the class of a module, and with it the method that it has chosen as its forward, if it has."""
+    module.__class__ = cls
+    if "forward" in vars(module):
+        module.__dict__["forward"] = getattr(module, vars(module)["forward"].__name__)
+
+
+def _chooses_forward(module: nn.Module) -> bool:
+    """Whether the module's own forward is one of its public methods: ``self.forward = self.forward_slicing``."""
+    chosen = vars(module)["forward"]
+    return (
+        isinstance(chosen, MethodType)
+        and chosen.__self__ is module
+        and chosen.__name__ in _own_methods(type(module))
+        and chosen.__func__ is _own_methods(type(module))[chosen.__name__]
+    )
 
 
 def refuse_foreign_modules(path: str, module: nn.Module) -> None:
@@ -119,7 +137,7 @@ def refuse_foreign_modules(path: str, module: nn.Module) -> None:
         raise ConversionError(
             f"{place} uses {attention}, a kernel of its own; call model.set_attn_implementation('sdpa') first"
         )
-    if "forward" in vars(module):
+    if "forward" in vars(module) and not _chooses_forward(module):
         raise ConversionError(
             f"{place} has a forward of its own beside its class's, which nothing could route when it is called "
             "directly; convert before such a wrapper is put on (accelerate's dispatch, say), or put it into a class"
