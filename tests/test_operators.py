@@ -469,6 +469,24 @@ def test_grouped_queries() -> None:
     assert_within(got, want, attention_bound(q, *wide, weights, 0.5, SOFT[0]))
 
 
+@pytest.mark.parametrize("mask", [*MASKS, "causal", "per key"])
+def test_queries_take_turns_when_there_are_many(mask: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are independent, so the turns change nothing: 2 x 3 x 6 x 9 scores, of which 2 rows at a time."""
+    operator = Attention(factory())
+    q, k, v = gaussian(2, 3, 6, 4), gaussian(2, 3, 9, 4, seed=1), gaussian(2, 3, 9, 5, seed=2)
+    given_mask = (
+        torch.linspace(-2, 0, 9).reshape(1, 9) if mask == "per key" else MASKS.get(mask, lambda: None)()
+    )
+    whole = operator(q, k, v, given_mask, is_causal=mask == "causal")
+    counted: list[int] = []
+    node = operator.softmax.exp2
+    monkeypatch.setattr("mbe_plugin.operators.softmax.MOST_SCORES", 2 * 2 * 3 * 9)
+    node.register_forward_hook(lambda module, args, out: counted.append(out.shape[-2]))
+    turns = operator(q, k, v, given_mask, is_causal=mask == "causal")
+    assert counted == [2, 2, 2]
+    torch.testing.assert_close(turns, whole, atol=1e-6, rtol=1e-5)
+
+
 def test_attention_takes_trains_as_they_come() -> None:
     operator = Attention(factory(4), frozenset({"query", "key", "value"}))
     assert [role for role, _ in operator.neurons()] == ["softmax.exp2", "softmax.reciprocal", "mixed"]

@@ -10,6 +10,7 @@ from mbe_plugin.operators.neuron import NeuronFactory, within
 from mbe_plugin.operators.unary import LOG2_E
 
 DEEPEST = -125.0  # 2^-125 of the row's largest is where a weight is sent no more
+MOST_SCORES = 1 << 24  # attention scores held at a time; the queries of longer sequences take turns
 
 
 class Softmax(SpikingOperator):
@@ -90,26 +91,46 @@ class Attention(SpikingOperator):
             k, v = (t.repeat_interleave(q.shape[-3] // t.shape[-3], dim=-3) for t in (k, v))
         scale = query.shape[-1] ** -0.5 if scale is None else scale
         wide = torch.float64 if q.dtype == torch.float64 else torch.float32
-        scores = (q.to(wide) * scale) @ k.to(wide).transpose(-2, -1)
-        scores = _masked(scores, attn_mask, is_causal)
+        q, k, v = q.to(wide) * scale, k.to(wide), v.to(wide)
+        rows = max(MOST_SCORES * q.shape[-2] // max(q.shape[:-1].numel() * k.shape[-2], 1), 1)
+        parts = [
+            self._mixed(q[..., first : first + rows, :], k, v, attn_mask, is_causal, dropout_p, first)
+            for first in range(0, max(q.shape[-2], 1), rows)
+        ]
+        return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=-2)).to(query.dtype)
+
+    def _mixed(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: Tensor | None,
+        is_causal: bool,
+        dropout_p: float,
+        first: int,
+    ) -> Tensor:
+        """The output rows of the scaled queries q, of which the first is number ``first``."""
+        scores = _masked(q @ k.transpose(-2, -1), mask, is_causal, first)
         weights = self.softmax.numerators(scores, -1)
         inverse = self.softmax.inverse_sum(weights, -1)
         if dropout_p:
             weights = torch.dropout(weights, dropout_p, True)
-        return (self.mixed(weights @ v.to(wide)) * inverse).to(query.dtype)
+        return self.mixed(weights @ v) * inverse
 
 
 def _encode(encoder: nn.Module, x: Tensor, dim: int) -> Tensor:
     return x if isinstance(encoder, nn.Identity) else encoder(x, dim)
 
 
-def _masked(scores: Tensor, mask: Tensor | None, is_causal: bool) -> Tensor:
+def _masked(scores: Tensor, mask: Tensor | None, is_causal: bool, first: int) -> Tensor:
+    rows, columns = scores.shape[-2:]
     if is_causal:
-        rows, columns = scores.shape[-2:]
-        keep = torch.ones(rows, columns, dtype=torch.bool, device=scores.device).tril()
+        keep = torch.ones(rows, columns, dtype=torch.bool, device=scores.device).tril(first)
         scores = scores.masked_fill(~keep, -torch.inf)
     if mask is None:
         return scores
+    if mask.dim() > 1 and mask.shape[-2] != 1:
+        mask = mask[..., first : first + rows, :]
     if mask.dtype == torch.bool:
         return scores.masked_fill(~mask, -torch.inf)
     return scores + mask
