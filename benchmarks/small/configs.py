@@ -110,6 +110,7 @@ IMAGES = tuple(
     for name, value in SIZES.items()
     if value == IMAGE and name.endswith("size") and ("image" in name or "img" in name or name == "input_size")
 )
+LARGEST_WINDOW = 32  # in patches; what is larger counts pixels
 MOST_STAGES = 4  # a list as long as this is one of stages, not of layers
 PATCHES = ("patch_size", "spatial_patch_size")
 STAGE_WIDTHS = (
@@ -258,7 +259,7 @@ def _small_value(name: str, value: Any, layers: int, shrink: Shrink) -> Any:
     if isinstance(value, bool) or not isinstance(value, int):
         return None
     if name == "window_size":
-        return min(value, 2)  # no larger than the last of four stages
+        return min(value, 2) if value <= LARGEST_WINDOW else None  # no larger than the last of four stages
     if name in PATCHES:
         return PATCH if value > PATCH else None
     if name in SIZES:
