@@ -76,7 +76,8 @@ def convert(
     Returns a module of the model's own class, in eval mode, with the same call and the same outputs; its operators are
     submodules under ``.mbe``, and ``mbe_plugin.report(snn)`` lists them.
     Raises CalibrationError (see calibrate), UnsupportedOperatorError for an operator on activations without a spiking
-    form, named with its module path (strict), and ConversionError if nothing was found to convert.
+    form, named with its module path (strict), and ConversionError if nothing was found to convert, the model cannot be
+    copied or followed, or it computes something else once its modules are routed.
     """
     config = config or MBEConfig()
     work, modules = install_copy(model, copy)
