@@ -22,11 +22,11 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> s
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
-def write_csv(path: Path, rows: Sequence[Any]) -> None:
-    """Dataclass instances of one class as CSV."""
+def write_csv(path: Path, kind: type, rows: Iterable[Any]) -> None:
+    """Instances of one dataclass as CSV."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [f.name for f in fields(rows[0])])
+        writer = csv.DictWriter(file, [f.name for f in fields(kind)])
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
 

@@ -19,7 +19,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, fields
 from fnmatch import fnmatchcase
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -36,7 +35,7 @@ import resource  # noqa: E402
 
 import torch  # noqa: E402
 
-from benchmarks._common import machine, revision  # noqa: E402
+from benchmarks._common import machine, revision, write_csv  # noqa: E402
 from benchmarks.small.sample import SAMPLE  # noqa: E402
 from benchmarks.small.trial import CONVERTED, FAILED, NOT_BUILT, REFUSED, Result, run  # noqa: E402
 
@@ -55,9 +54,9 @@ def main() -> None:
     results = dict(before)
     for result in _run_all([t for t in tasks if t not in kept], options.jobs, options.timeout):
         results[result.library, result.name] = result
-        _write_csv(table, list(results.values()))
+        write_csv(table, Result, results.values())
     rows = [results[t] for t in tasks]
-    _write_csv(table, rows)
+    write_csv(table, Result, rows)
     (options.results / "coverage.md").write_text(_markdown(rows, len(kept)))
     print(_summary(rows))
 
@@ -218,13 +217,6 @@ def _row(r: Result) -> str:
     error, chaos = ("" if v is None else f"{v:.3%}" for v in (r.error, r.chaos))
     attention, why = "yes" if r.attention else "", r.why.replace("|", "\\|")
     return f"| {r.library}/{r.name} | {r.model} | {r.given} | {attention} | {error} | {chaos} | {why} |"
-
-
-def _write_csv(path: Path, rows: list[Result]) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [f.name for f in fields(Result)])
-        writer.writeheader()
-        writer.writerows(asdict(r) for r in rows)
 
 
 def _read(path: Path) -> dict[tuple[str, str], Result]:

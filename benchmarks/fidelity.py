@@ -91,7 +91,7 @@ def main() -> None:
     )
     text = markdown(rows, data)
     print(text)
-    write_csv(options.out.with_suffix(".csv"), rows)
+    write_csv(options.out.with_suffix(".csv"), Row, rows)
     options.out.with_suffix(".md").write_text(text + "\n", encoding="utf-8")
     trade_off(rows, options.out.with_suffix(".png"))
 

@@ -69,7 +69,7 @@ def main() -> None:
         + markdown_table(header, cells)
     )
     print(text)
-    write_csv(options.out.with_suffix(".csv"), rows)
+    write_csv(options.out.with_suffix(".csv"), Row, rows)
     options.out.with_suffix(".md").write_text(text + "\n", encoding="utf-8")
 
 

@@ -6,7 +6,7 @@ import argparse
 import os
 from collections.abc import Sequence
 
-from benchmarks._common import machine, revision
+from benchmarks._common import machine, markdown_table, revision
 
 Row = dict[str, str]
 
@@ -81,7 +81,7 @@ def _accuracies(rows: Sequence[Row]) -> str:
         "firing",
     )
     figures = ("flipped", "lost", "gained", "minimum_cosine")
-    return _table(
+    return markdown_table(
         head, [[*_start(r, 2), *(r[name][:9] for name in figures), _percent(r["firing_rate"])] for r in rows]
     )
 
@@ -99,7 +99,7 @@ def _perplexities(rows: Sequence[Row]) -> str:
         "same generated",
         "firing",
     )
-    return _table(
+    return markdown_table(
         head,
         [
             [*_start(r, 3), f"{float(r['agreement']):.2f}", r["same_generated"], _percent(r["firing_rate"])]
@@ -116,8 +116,3 @@ def _start(row: Row, digits: int) -> list[str]:
 
 def _percent(share: str) -> str:
     return f"{float(share):.1%}"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

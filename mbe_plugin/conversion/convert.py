@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy as copying
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,7 +15,7 @@ from mbe_plugin.config import MBEConfig
 from mbe_plugin.conversion.audit import Findings, audit_forward
 from mbe_plugin.conversion.batches import device_of
 from mbe_plugin.conversion.build import NeuronBuilder, make_operator
-from mbe_plugin.conversion.comparison import seeded, squared_error
+from mbe_plugin.conversion.comparison import root_ratio, seeded, squared_error
 from mbe_plugin.conversion.frames import ModuleSites, Router, inside_operator, watched_by
 from mbe_plugin.conversion.marks import holds_numbers, tensors_of
 from mbe_plugin.conversion.record import record
@@ -206,14 +207,11 @@ def _why_exact(site: Site, config: MBEConfig) -> str:
 
 def audit(work: nn.Module, args: tuple, kwargs: dict[str, Any], conversion: Conversion) -> Findings:
     """One forward of the converted model under both the audit and a watch that measures each operator's error."""
-    squares: dict[str, tuple[float, float]] = {}
+    squares: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
 
     def watch(site: str, operator: SpikingOperator, out: Any, exact: Callable[[], Any]) -> None:
-        if not isinstance(out, Tensor):
-            return
-        error, size = (part.item() for part in squared_error(out, exact()))
-        so_far = squares.get(site, (0.0, 0.0))
-        squares[site] = so_far[0] + error, so_far[1] + size
+        if isinstance(out, Tensor):
+            squares[site].append(squared_error(out, exact()))
 
     inputs = [t for _, t in tensors_of((args, kwargs)) if holds_numbers(t)]
     with (
@@ -223,7 +221,7 @@ def audit(work: nn.Module, args: tuple, kwargs: dict[str, Any], conversion: Conv
         count_spikes(work) as conversion.spikes,
     ):
         findings = audit_forward(lambda: work(*args, **kwargs), inputs)
-    conversion.local_errors = {s: (e / max(n, 1e-300)) ** 0.5 for s, (e, n) in squares.items()}
+    conversion.local_errors = {site: root_ratio(found) for site, found in squares.items()}
     return findings
 
 

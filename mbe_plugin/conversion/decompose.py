@@ -275,8 +275,8 @@ def multi_head_attention_forward(
         query, key, value = (t.unsqueeze(1) for t in (query, key, value))
         key_padding_mask = None if key_padding_mask is None else key_padding_mask.unsqueeze(0)
     separate = (q_proj_weight, k_proj_weight, v_proj_weight)
-    whole = not (use_separate_proj_weight or in_proj_weight is None)
-    weights = in_proj_weight.chunk(3) if whole and in_proj_weight is not None else separate
+    joint = None if use_separate_proj_weight else in_proj_weight
+    weights = separate if joint is None else joint.chunk(3)
     biases = [None] * 3 if in_proj_bias is None else list(in_proj_bias.chunk(3))
     q, k, v = (
         _heads(F.linear(x, w, b), num_heads)

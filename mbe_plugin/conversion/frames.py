@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -135,7 +135,8 @@ class WatchedForward(TorchFunctionMode):
         if rule is not None:
             call = rule.bind(spelling, args, kwargs)
             if call is not None:
-                self._check_out(rule.label(call), kwargs)
+                if kwargs.get("out") is not None:
+                    self._refuse_out(rule.label(call))
                 if not rule.takes_complex and _any_complex(call.operands.values()):
                     return self._refused(_of_complex(rule.label(call)), lambda: func(*args, **kwargs))
                 return self._site(rule, call, lambda: func(*args, **kwargs))
@@ -186,7 +187,8 @@ class WatchedForward(TorchFunctionMode):
         self, spelling: Spelling, args: tuple, kwargs: dict[str, Any], exact: Callable[[], Any]
     ) -> Any:
         assert spelling.decomposition is not None
-        self._check_out(spelling.name, kwargs)
+        if kwargs.get("out") is not None:
+            self._refuse_out(spelling.name)
         if _any_complex(t for _, t in tensors_of((args, kwargs))):
             return self._refused(_of_complex(spelling.name), exact)
         try:
@@ -195,11 +197,10 @@ class WatchedForward(TorchFunctionMode):
         except NotImplementedError as missing:
             return self._refused(str(missing), exact)
 
-    def _check_out(self, name: str, kwargs: dict[str, Any]) -> None:
-        if kwargs.get("out") is not None:
-            raise UnsupportedOperatorError(
-                f"{self.frames[-1].sites.site(name)} writes into out=; assign the result instead"
-            )
+    def _refuse_out(self, name: str) -> NoReturn:
+        raise UnsupportedOperatorError(
+            f"{self.frames[-1].sites.site(name)} writes into out=; assign the result instead"
+        )
 
     def _refused(self, name: str, exact: Callable[[], Any]) -> Any:
         """The exact result of a composite without a spiking form; the audit reports it under this name."""

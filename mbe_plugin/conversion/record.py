@@ -143,13 +143,13 @@ def record(
         args, kwargs = as_call(batch, model)
         if first is None:
             first = (args, kwargs)
-            _find_units(model, modules, args, kwargs)
+            wanted = _find_units(model, modules, args, kwargs)
         progress(f"calibration batch {count + 1}")
         recorder.start()
         with seeded(device_of(model), count), watched_by(recorder):
             out = _forward(model, count, args, kwargs)
         if count == 0:
-            _check_routing(model, out, args, kwargs)
+            _check_routing(model, outputs_of(out), wanted, args, kwargs)
         count += 1
     if first is None:
         raise CalibrationError("no calibration data: the iterable gave no batch; pass at least one")
@@ -166,37 +166,38 @@ def _check_batches(batches: Any) -> None:
         )
 
 
-_UNFUSED = BaseTorchFunctionMode  # any mode keeps torch's fused fast paths away, which skip submodules
+def _as_it_was(model: nn.Module, args: tuple, kwargs: dict) -> list[Tensor]:
+    """The outputs of the first batch without any routing."""
+    # any mode keeps torch's fused fast paths away, which skip submodules
+    with unrouted(model), BaseTorchFunctionMode(), seeded(device_of(model)):
+        return outputs_of(_forward(model, 0, args, kwargs))
 
 
-def _find_units(model: nn.Module, modules: dict[str, ModuleSites], args: tuple, kwargs: dict) -> None:
-    def plain() -> Any:
-        with _UNFUSED(), seeded(device_of(model)):
-            return inside_operator(lambda: _forward(model, 0, args, kwargs))
-
-    found: dict[str, UnitSpec] = inside_operator(lambda: find_units(model, plain))
+def _find_units(model: nn.Module, modules: dict[str, ModuleSites], args: tuple, kwargs: dict) -> list[Tensor]:
+    """Tell the modules that are one operator; returns the outputs of the forward that this took."""
+    outputs: list[Tensor] = []
+    found: dict[str, UnitSpec] = inside_operator(
+        lambda: find_units(model, lambda: outputs.extend(_as_it_was(model, args, kwargs)))
+    )
     for path, spec in found.items():
         modules[path].unit = spec
+    return outputs
 
 
-def _check_routing(model: nn.Module, routed: Any, args: tuple, kwargs: dict) -> None:
+def _check_routing(
+    model: nn.Module, routed: list[Tensor], wanted: list[Tensor], args: tuple, kwargs: dict
+) -> None:
     """ConversionError if the routed network, with every operator exact, is not the one that was passed.
 
     A module's code that looks at its own class or children could take another way once it is routed.
     """
-
-    def plain() -> list[Tensor]:
-        with unrouted(model), _UNFUSED(), seeded(device_of(model)):
-            return outputs_of(_forward(model, 0, args, kwargs))
-
-    wanted = plain()
-    if is_same_network(outputs_of(routed), wanted):
+    if is_same_network(routed, wanted):
         return
-    if not is_same_network(plain(), wanted):
+    if not is_same_network(_as_it_was(model, args, kwargs), wanted):
         return  # a model with a memory, or a batch that it writes into: nothing can be said
     raise ConversionError(
         f"{type(model).__name__} computes something else once its modules are routed: with every operator exact its "
-        f"output differs by {relative_difference(outputs_of(routed), wanted):.1e} on calibration batch 0; does its "
+        f"output differs by {relative_difference(routed, wanted):.1e} on calibration batch 0; does its "
         "code compare types with `is`, or count its modules? Please report the model"
     )
 

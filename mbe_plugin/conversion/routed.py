@@ -111,8 +111,7 @@ def _chooses_forward(module: nn.Module) -> bool:
     return (
         isinstance(chosen, MethodType)
         and chosen.__self__ is module
-        and chosen.__name__ in _own_methods(type(module))
-        and chosen.__func__ is _own_methods(type(module))[chosen.__name__]
+        and chosen.__func__ is _own_methods(type(module)).get(chosen.__name__)
     )
 
 
