@@ -13,7 +13,7 @@ from mbe_plugin.conversion.marks import holds_numbers, tensors_of
 from mbe_plugin.operators.encoded import as_real
 
 # relative differences above which two networks without spikes cannot be the same one: rounding stays far below
-SAME_NETWORK, SAME_NETWORK_IN_16_BITS = 1e-2, 1e-1
+SAME_NETWORK, SAME_NETWORK_IN_16_BITS = 1e-3, 1e-1
 
 
 @contextmanager
