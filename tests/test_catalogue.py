@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mbe_plugin.conversion.catalogue import SPELLINGS, UNARY_NAMES
-from mbe_plugin.conversion.rules import UnaryRule
+from mbe_plugin.conversion.vocabulary.catalogue import SPELLINGS, UNARY_NAMES
+from mbe_plugin.conversion.vocabulary.rules import UnaryRule
 
 
 @pytest.mark.parametrize("namespace", [torch, torch.Tensor, F, torch.special], ids=str)

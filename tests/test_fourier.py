@@ -12,7 +12,7 @@ from networks import Calling, Inside, tokens
 from torch import Tensor
 
 from mbe_plugin import MBEConfig, UnseenSiteError, UnsupportedOperatorError, convert, locate_error, report
-from mbe_plugin.conversion.catalogue import FOURIER_NAMES
+from mbe_plugin.conversion.vocabulary.catalogue import FOURIER_NAMES
 
 PATH = "body.inner"
 FORWARD = [name for name in FOURIER_NAMES if name.startswith(("fft", "rfft", "ihfft"))]

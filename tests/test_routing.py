@@ -30,7 +30,7 @@ from mbe_plugin import (
     locate_error,
     report,
 )
-from mbe_plugin.conversion.frames import SLOT
+from mbe_plugin.conversion.following.frames import SLOT
 from mbe_plugin.operators import CalibratedNode
 
 # small samples are soon outside one another's ranges; what happens then is test_convert_errors' subject

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mbe_plugin.analysis.report import conversion_of
 from mbe_plugin.conversion.batches import as_call, device_of
-from mbe_plugin.conversion.comparison import (
+from mbe_plugin.conversion.following.comparison import (
     is_same_network,
     outputs_of,
     relative_difference,
@@ -20,7 +20,7 @@ from mbe_plugin.conversion.comparison import (
     seeded,
     squared_error,
 )
-from mbe_plugin.conversion.frames import Router, watched_by
+from mbe_plugin.conversion.following.frames import Router, watched_by
 from mbe_plugin.errors import ConversionError
 from mbe_plugin.operators import SpikingOperator
 

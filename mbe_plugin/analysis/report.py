@@ -11,7 +11,7 @@ from torch import nn
 
 from mbe_plugin.conversion import Conversion
 from mbe_plugin.conversion.audit import BLIND_SPOTS
-from mbe_plugin.conversion.routed import CONTAINER
+from mbe_plugin.conversion.following.routed import CONTAINER
 from mbe_plugin.errors import ConversionError
 from mbe_plugin.operators import CalibratedNode, SpikingOperator
 

@@ -1,6 +1,7 @@
 """From an ANN and calibration batches to a spiking network: record, build, route, audit."""
 
-from mbe_plugin.conversion.convert import Conversion, calibrate, convert, reset_counts
+from mbe_plugin.conversion.convert import calibrate, convert, reset_counts
+from mbe_plugin.conversion.network import Conversion
 from mbe_plugin.conversion.sites import Calibration, Site
 from mbe_plugin.conversion.storage import load, save
 

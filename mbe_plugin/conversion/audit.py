@@ -19,7 +19,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mbe_plugin.conversion.frames import SLOT, Refusal
+from mbe_plugin.conversion.following.frames import SLOT, Refusal
 from mbe_plugin.conversion.marks import holds_numbers
 
 BLIND_SPOTS = (

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from mbe_plugin.config import MBEConfig
-from mbe_plugin.conversion.catalogue import WEIGHTLESS, scalar_of
 from mbe_plugin.conversion.sites import Site
+from mbe_plugin.conversion.vocabulary.catalogue import WEIGHTLESS, scalar_of
 from mbe_plugin.fitting import FUNCTIONS, Fit, fit, library
 from mbe_plugin.fitting.functions import Scalar
 from mbe_plugin.fitting.segments import identity_tables, shared_scale_tables

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy as copying
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,35 +12,20 @@ from torch import Tensor, nn
 from mbe_plugin.config import MBEConfig
 from mbe_plugin.conversion.audit import Findings, audit_forward
 from mbe_plugin.conversion.batches import device_of
-from mbe_plugin.conversion.build import NeuronBuilder, make_operator
-from mbe_plugin.conversion.comparison import root_ratio, seeded, squared_error
-from mbe_plugin.conversion.frames import ModuleSites, Router, inside_operator, watched_by
+from mbe_plugin.conversion.build import NeuronBuilder
+from mbe_plugin.conversion.following.comparison import root_ratio, seeded, squared_error
+from mbe_plugin.conversion.following.frames import ModuleSites, Router, watched_by
 from mbe_plugin.conversion.marks import holds_numbers, tensors_of
+from mbe_plugin.conversion.network import Conversion, attach, install_copy
 from mbe_plugin.conversion.record import record
-from mbe_plugin.conversion.routed import CONTAINER, install
 from mbe_plugin.conversion.sites import Calibration, Site, structure_of
+from mbe_plugin.conversion.storage import save
 from mbe_plugin.errors import ConversionError, UnsupportedOperatorError
 from mbe_plugin.fitting.functions import Scalar
 from mbe_plugin.operators import CalibratedNode, SpikingOperator
-from mbe_plugin.operators.neuron import RangeNotice
-from mbe_plugin.operators.spikes import SpikeCounts, count_spikes
+from mbe_plugin.operators.spikes import count_spikes
 
 Progress = Callable[[str], None]
-
-
-@dataclass
-class Conversion:
-    """What a converted model knows of its own making; ``snn.mbe_conversion``."""
-
-    config: MBEConfig
-    sites: list[Site]
-    kept_exact: dict[str, str]  # site -> why
-    findings: Findings
-    local_errors: dict[str, float] = field(
-        default_factory=dict
-    )  # site -> relative error on the audit's batch
-    spikes: SpikeCounts | None = None  # of the audit's batch
-    batches: int = 0
 
 
 @torch.inference_mode(False)  # the caller may be in it, and its tensors cannot be used outside
@@ -117,56 +100,8 @@ def build(
         neurons[site, role] = made
         return made
 
-    attach(work, modules, conversion, calibration.inputs, neuron)
+    attach(work, modules, conversion, calibration.inputs, neuron, save)
     return conversion
-
-
-MakeNeuron = Callable[[str, str, str, Scalar | None], nn.Module]  # site, role, function, scalar
-
-
-def attach(
-    work: nn.Module,
-    modules: dict[str, ModuleSites],
-    conversion: Conversion,
-    inputs: dict[str, dict[str, int]],
-    neuron: MakeNeuron,
-) -> None:
-    """Make the operators with neurons from ``neuron``, put them under ``work.mbe``, tell the modules their own."""
-    config, kept = conversion.config, conversion.kept_exact
-    # what an operator that stays exact hands on is no train: then nothing is merged
-    emitter_kept = any(site.name in kept and len(site.dims) != 1 for site in conversion.sites)
-    reuse = config.merge and config.family == "routed" and not emitter_kept
-    container, notice = nn.ModuleDict(), RangeNotice()
-    for site in conversion.sites:
-        owner = modules[site.path]
-        owner.unit = site.unit or owner.unit
-        operator = None
-        if site.name not in kept:
-            operator = _operator(work, site if reuse else replace(site, coded=frozenset()), neuron)
-            container[site.name.replace(".", "/")] = operator
-            for role, node in operator.neurons():
-                node.simulate, node.notice = config.simulate, notice
-                if not node.site:
-                    node.site, node.role = site.name, role
-        if site.unit is not None:
-            owner.unit_operator = operator
-        else:
-            owner.operators[site.label] = operator
-    notice.nodes = [m for m in container.modules() if isinstance(m, CalibratedNode)]
-    for owner in modules.values():
-        owner.notice = notice
-    for path, marks in inputs.items():
-        modules[path].inputs = dict(marks)
-    work.add_module(CONTAINER, container.to(device_of(work)).eval())
-    work.__dict__["mbe_conversion"] = conversion
-
-
-def _operator(work: nn.Module, site: Site, neuron: MakeNeuron) -> SpikingOperator:
-    def make(role: str, function: str, scalar: Scalar | None = None) -> nn.Module:
-        return neuron(site.name, role, function, scalar)
-
-    scalar = _module_function(work.get_submodule(site.path)) if site.unit is not None else None
-    return make_operator(site, make, scalar)
 
 
 def _nothing(calibration: Calibration, kept: dict[str, str]) -> str:
@@ -179,12 +114,6 @@ def _nothing(calibration: Calibration, kept: dict[str, str]) -> str:
         f"nothing to convert: no operator on activations was found in {calibration.model_class}; is the calibration "
         "batch's input a floating tensor, or looked up in an embedding?"
     )
-
-
-def _module_function(module: nn.Module) -> Scalar:
-    """What a module without parameters computes, in float64, away from the model's dtype and device."""
-    double = copying.deepcopy(module).to(device="cpu", dtype=torch.float64)
-    return lambda x: inside_operator(lambda: double(x))
 
 
 def _interchangeable(twin: nn.Module | None, builder: NeuronBuilder) -> bool:
@@ -240,28 +169,6 @@ def _unsupported(findings: Findings) -> str:
     )
 
 
-def install_copy(model: nn.Module, copy: bool) -> tuple[nn.Module, dict[str, ModuleSites]]:
-    """A copy of the model in eval mode (of its structure only, if not ``copy``), routed, without sites yet."""
-    if not isinstance(model, nn.Module):
-        raise ConversionError(f"convert takes a torch.nn.Module, got {type(model).__name__}")
-    if isinstance(getattr(model, "mbe_conversion", None), Conversion):
-        raise ConversionError("this model is converted already; convert the ANN it came from")
-    bare = next((n for n, t in (*model.named_parameters(), *model.named_buffers()) if t.is_meta), None)
-    if bare is not None:
-        raise ConversionError(f"{bare} is on the meta device, which holds no values; load the weights first")
-    memo: dict[int, Any] = {}
-    if not copy:
-        memo = {id(t): t for t in (*model.parameters(), *model.buffers())}
-    try:
-        work = copying.deepcopy(model, memo).eval()
-    except Exception as refused:
-        raise ConversionError(
-            f"{type(model).__name__} cannot be copied ({type(refused).__name__}: {refused}); make copy.deepcopy(model) "
-            "work, for instance by torch.nn.utils.remove_weight_norm"
-        ) from refused
-    return work, install(work)
-
-
 def _check_same_model(work: nn.Module, calibration: Calibration) -> None:
     here, there = structure_of(work), calibration.structure
     different = next((name for name in {**there, **here} if here.get(name) != there.get(name)), None)
@@ -271,6 +178,3 @@ def _check_same_model(work: nn.Module, calibration: Calibration) -> None:
             f"{there.get(different, 'absent')}, not of this {type(work).__name__}, where it is "
             f"{here.get(different, 'absent')}; calibrate this model"
         )
-
-
-__all__ = ["Calibration", "Conversion", "calibrate", "convert", "reset_counts"]

@@ -15,21 +15,26 @@ from torch.overrides import BaseTorchFunctionMode
 
 from mbe_plugin.conversion.batches import as_call, device_of
 from mbe_plugin.conversion.build import make_operator
-from mbe_plugin.conversion.comparison import is_same_network, outputs_of, relative_difference, seeded
-from mbe_plugin.conversion.frames import (
+from mbe_plugin.conversion.following.comparison import (
+    is_same_network,
+    outputs_of,
+    relative_difference,
+    seeded,
+)
+from mbe_plugin.conversion.following.frames import (
     Frame,
     ModuleSites,
-    UnitSpec,
     WatchedForward,
     inside_operator,
     slots,
     watched_by,
 )
+from mbe_plugin.conversion.following.routed import unrouted
 from mbe_plugin.conversion.marks import CODED, PRODUCT, level, mark
-from mbe_plugin.conversion.probe import find_units
-from mbe_plugin.conversion.routed import unrouted
-from mbe_plugin.conversion.rules import Call, MultilinearRule, QuotientRule, Rule
 from mbe_plugin.conversion.sites import Calibration, Site, structure_of
+from mbe_plugin.conversion.vocabulary.probe import find_units
+from mbe_plugin.conversion.vocabulary.rules import Call, MultilinearRule, QuotientRule, Rule
+from mbe_plugin.conversion.vocabulary.units import UnitSpec
 from mbe_plugin.errors import CalibrationError, ConversionError, MBEError
 from mbe_plugin.fitting.functions import Scalar
 from mbe_plugin.operators import Memo, Observer, SpikingOperator

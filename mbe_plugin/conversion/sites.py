@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from mbe_plugin.conversion.frames import UnitSpec
+from mbe_plugin.conversion.vocabulary.units import UnitSpec
 from mbe_plugin.operators import Statistics
 
 

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from mbe_plugin.config import MBEConfig
 from mbe_plugin.conversion.audit import Findings
-from mbe_plugin.conversion.convert import Conversion, attach, install_copy
-from mbe_plugin.conversion.frames import UnitSpec
-from mbe_plugin.conversion.routed import CONTAINER, original_class
+from mbe_plugin.conversion.following.routed import CONTAINER, original_class
+from mbe_plugin.conversion.network import Conversion, attach, install_copy
 from mbe_plugin.conversion.sites import Site
+from mbe_plugin.conversion.vocabulary.units import UnitSpec
 from mbe_plugin.errors import StorageError
 from mbe_plugin.neuron.tables import TABLE_FIELDS, Tables
 from mbe_plugin.node import BUFFER_OF
@@ -95,7 +95,11 @@ def load(
         batches=description["batches"],
         spikes=_spikes_from_list(description["spikes"]),
     )
-    attach(work, modules, conversion, description["inputs"], lambda site, role, *_: nodes[f"{site}|{role}"])
+
+    def neuron(site: str, role: str, *_: object) -> CalibratedNode:
+        return nodes[f"{site}|{role}"]
+
+    attach(work, modules, conversion, description["inputs"], neuron, save)
     return work
 
 

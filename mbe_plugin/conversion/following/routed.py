@@ -17,10 +17,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from mbe_plugin.conversion.frames import SLOT, ModuleSites, run_frame
+from mbe_plugin.conversion.following.frames import SLOT, ModuleSites, run_frame
 from mbe_plugin.errors import ConversionError
 
 CONTAINER = "mbe"
+SAVER = "_mbe_save"  # the root's attribute that holds what writes a converted network to a folder
 
 # base classes whose methods are not the network's: saving, loading, text generation around the forward
 _FOREIGN = (
@@ -207,12 +208,11 @@ def _save_pretrained(self: nn.Module, save_directory: str, **kwargs: Any) -> Any
     ``mbe_plugin.load(save_directory)`` gives this network back, bit for bit;
     ``AutoModel.from_pretrained(save_directory)`` gives the ANN.
     """
-    from mbe_plugin.conversion.storage import save
-
     weights = {k: v for k, v in self.state_dict().items() if not k.startswith(f"{CONTAINER}.")}
     original = original_class(self).save_pretrained  # type: ignore[attr-defined]  # there, see routed_class
     out = original(self, save_directory, **{"state_dict": weights, **kwargs})
-    if hasattr(self, "mbe_conversion"):
+    save = vars(self).get(SAVER)
+    if save is not None:
         save(self, save_directory)
     return out
 

@@ -19,12 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from mbe_plugin.conversion.catalogue import ORDINARY, SPELLINGS
 from mbe_plugin.conversion.marks import (
     ACTIVATION,
-    CODED,
     CONSTANT,
-    PRODUCT,
     holds_numbers,
     is_activation,
     mark,
@@ -32,36 +29,12 @@ from mbe_plugin.conversion.marks import (
     propagate,
     tensors_of,
 )
-from mbe_plugin.conversion.rules import Call, Rule, Spelling
+from mbe_plugin.conversion.vocabulary.catalogue import ORDINARY, SPELLINGS
+from mbe_plugin.conversion.vocabulary.rules import Call, Rule, Spelling
+from mbe_plugin.conversion.vocabulary.units import UnitSpec
 from mbe_plugin.errors import ConversionError, UnseenSiteError, UnsupportedOperatorError
 from mbe_plugin.operators import Memo, SpikingOperator
 from mbe_plugin.operators.neuron import RangeNotice
-
-
-@dataclass(frozen=True)
-class UnitSpec:
-    """A whole module that is one operator: 'unary' (function name) or 'normalization'."""
-
-    kind: str
-    function: str
-    centered: bool = False
-    eps: float = 0.0
-    gain_offset: float = 0.0
-    weight: str | None = None
-    bias: str | None = None
-
-    @property
-    def emits(self) -> int:
-        """How the unit's output is marked (marks.py)."""
-        return CODED if self.kind == "unary" else PRODUCT
-
-    def arguments(self, module: nn.Module, x: Tensor) -> tuple:
-        """What the operator is called with."""
-        if self.kind == "unary":
-            return (x,)
-        weight = None if self.weight is None else getattr(module, self.weight)
-        bias = None if self.bias is None else getattr(module, self.bias)
-        return x, weight, bias
 
 
 @dataclass

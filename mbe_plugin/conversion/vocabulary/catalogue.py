@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mbe_plugin.conversion.decompose import DECOMPOSITIONS, LOSSES, REFUSED
 from mbe_plugin.conversion.marks import LIKE, MOVEMENT, PRODUCT, SHAPE_ONLY
-from mbe_plugin.conversion.rules import (
+from mbe_plugin.conversion.vocabulary.decompose import DECOMPOSITIONS, LOSSES, REFUSED
+from mbe_plugin.conversion.vocabulary.rules import (
     AttentionRule,
     EinsumRule,
     FirstOperand,

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mbe_plugin.conversion.frames import UnitSpec
+from mbe_plugin.conversion.vocabulary.units import UnitSpec
 from mbe_plugin.fitting.functions import FUNCTIONS
 
 _NAMES = ("gelu", "gelu_tanh", "silu", "tanh", "sigmoid", "mish", "softplus", "sin")

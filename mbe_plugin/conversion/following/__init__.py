@@ -1,0 +1,1 @@
+"""How a forward is followed: frames and the walk, routed module classes, comparison of two networks."""
