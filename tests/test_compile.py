@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from models.zoo import scaled, text, transformers_zoo, vision_zoo
+from networks import Calling, Inside, tokens, transformer
 from torch import Tensor, nn
 
 import mbe_plugin
@@ -67,3 +68,28 @@ def test_a_compiled_neuron_gives_the_same_bits(function: str) -> None:
     with torch.no_grad():
         compiled = torch.compile(node, fullgraph=True, backend="aot_eager")
         assert torch.equal(compiled(x), node(x))
+
+
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_dynamic_shapes(backend: str) -> None:
+    """Numbers that a module holds are symbols there, so no operator may ask Python's math about them."""
+    snn = mbe_plugin.convert(transformer(depth=1), [tokens()])
+    torch._dynamo.reset()
+    with torch.no_grad():
+        compiled = torch.compile(snn, dynamic=True, backend=backend)
+        for x in (tokens(), tokens(3, 9, seed=2)):
+            torch.testing.assert_close(compiled(x), snn(x), rtol=1e-5, atol=1e-5)
+
+
+def test_a_graph_break_inside_is_an_error() -> None:
+    """Its pieces would run under the walk, which would look for sites in them again."""
+
+    def breaking(m: Calling, x: Tensor) -> Tensor:
+        y = m.fc(x)
+        torch._dynamo.graph_break()
+        return m.fc(torch.tanh(y))
+
+    snn = mbe_plugin.convert(Inside(breaking), [tokens()])
+    torch._dynamo.reset()
+    with torch.no_grad(), pytest.raises(torch._dynamo.exc.Unsupported, match="graph_break"):
+        torch.compile(snn, backend="eager")(tokens())

@@ -108,10 +108,10 @@ def make_unary(op: str, static: dict[str, Any], make: NeuronFactory) -> SpikingO
     return Unary(make("neuron", function, scalar), _at_mask(scalar or FUNCTIONS[function].scalar))
 
 
-def _at_mask(scalar: Scalar) -> float:
-    """f(-inf); NaN where it is not finite."""
+def _at_mask(scalar: Scalar) -> float | None:
+    """f(-inf); None where it is not finite."""
     value = scalar(torch.tensor([-math.inf], dtype=torch.float64)).item()
-    return value if math.isfinite(value) else math.nan
+    return value if math.isfinite(value) else None
 
 
 class NeuronBuilder:

@@ -16,16 +16,16 @@ LOG2_E = math.log2(math.e)
 class Unary(SpikingOperator):
     """One neuron for the function itself (METHOD section 2): GELU, SiLU, tanh, 1/x, ...
 
-    masked: f(-inf), if it is finite: what is masked so sends no spikes and reads it.
+    masked: f(-inf), None if it is not finite: what is masked so sends no spikes and reads it.
     """
 
-    def __init__(self, neuron: nn.Module, masked: float = math.nan) -> None:
+    def __init__(self, neuron: nn.Module, masked: float | None = None) -> None:
         super().__init__()
         self.neuron, self.masked = neuron, masked
 
     def forward(self, x: Tensor) -> Tensor:
         """f(x)."""
-        if math.isnan(self.masked):
+        if self.masked is None:
             return self.neuron(x)
         masked = x == -torch.inf
         if not torch.compiler.is_compiling() and x.device.type == "cpu" and not bool(masked.any()):

@@ -397,13 +397,23 @@ def enter(
     return out
 
 
+def _whole_graph() -> AbstractContextManager[None]:
+    """torch.compile raises at graph breaks while this lasts; older versions of torch cannot be told."""
+    if not hasattr(torch._dynamo, "error_on_graph_break"):
+        return nullcontext()
+    return torch._dynamo.error_on_graph_break(True)
+
+
 def _entering(known: list[tuple[Tensor, int]]) -> AbstractContextManager[None]:
-    """Mark a forward's inputs: in a table of its own or, where a compiler looks on, on the trace's own tensors."""
+    """Mark a forward's inputs: in a table of its own or, where a compiler looks on, on the trace's own tensors.
+
+    A graph break inside is an error there: the compiled pieces would run under the walk, which would route them again.
+    """
     if not torch.compiler.is_compiling():
         return entered(known)
     for tensor, to in known:
         enter_as(tensor, to)
-    return nullcontext()
+    return _whole_graph()
 
 
 def _refuse_vmap(sites: ModuleSites) -> None:
