@@ -7,6 +7,7 @@ functions here are exact: only exponents are read and powers of two multiplied.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -57,6 +58,22 @@ class Reduction:
     name: str
     kind: str
     power: float = 1.0
+
+    def accurate_range(self, dtype: torch.dtype, mirrored: bool) -> tuple[float, float] | None:
+        """Least and largest input of a dtype that reads as accurately as the reduced interval; None for kind 'none'.
+
+        Accurate means an error relative to the value, down to the smallest normal number of the dtype: what
+        underflows is exact, what overflows is lost.
+        """
+        if self.kind == "none":
+            return None
+        limits = torch.finfo(dtype)
+        largest = limits.max * (1 - limits.eps)  # half a step above max itself would round to infinity
+        if self.kind == "fraction":
+            return -largest, math.frexp(limits.max)[1] - 1.0
+        if mirrored and self.power in (1, -1):
+            return -largest, largest
+        return (limits.smallest_normal if self.power < 0 else 0.0), largest
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Reduced input, integer exponent and active mask of x (float32 or float64)."""
