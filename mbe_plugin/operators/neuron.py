@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -10,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from mbe_plugin.errors import CalibrationError, RangeWarning
+from mbe_plugin.errors import CalibrationError
 from mbe_plugin.fitting.functions import FUNCTIONS, Scalar
 from mbe_plugin.neuron.scaling import (
     IDENTITY,
@@ -21,6 +20,7 @@ from mbe_plugin.neuron.scaling import (
 )
 from mbe_plugin.neuron.tables import Tables
 from mbe_plugin.node import MBENode
+from mbe_plugin.operators.ranges import RangeNotice, ends_of, hold, outside
 
 SAMPLES_PER_CALL = 8192
 SAMPLES_KEPT = 65536
@@ -116,41 +116,6 @@ class Observer(nn.Module):
         return self.scalar(x)
 
 
-class RangeNotice:
-    """Warns once per converted network that values left a calibrated range and lost accuracy by it."""
-
-    def __init__(self) -> None:
-        self.given = False
-        self.nodes: list[CalibratedNode] = []
-
-    def check_device(self) -> None:
-        """Off the CPU, where a neuron does not look at its own counts, look at all of them at once, after a forward."""
-        if self.given or not self.nodes or self.nodes[0].outside.device.type == "cpu":
-            return
-        self.check()
-
-    def check(self) -> None:
-        """Warn if any neuron has counted a value that it cannot decode accurately."""
-        counted = torch.stack([node.outside for node in self.nodes])
-        if not self.given and bool(counted.any()):
-            node = self.nodes[int(counted.argmax())]
-            low, high = node.calibrated.tolist()
-            self.give(node.site, node.role, low, high, None)
-
-    def give(self, site: str, role: str, low: float, high: float, value: float | None) -> None:
-        """Warn, unless it was done before; value is one that was met, if known."""
-        if self.given:
-            return
-        self.given = True
-        met = "values" if value is None else format(value, "g")
-        warnings.warn(
-            f"{site} ({role}) met {met}, outside its calibrated range [{low:g}, {high:g}], where accuracy is lost; "
-            "such values are counted in mbe_plugin.report(snn); calibrate with data like yours. Said once per network",
-            RangeWarning,
-            stacklevel=2,
-        )
-
-
 class CalibratedNode(MBENode):
     """An MBE neuron of a converted network: always in step_mode 's', counts values that leave its range.
 
@@ -193,36 +158,32 @@ class CalibratedNode(MBENode):
         value = x.detach()
         if value.numel() == 0:
             return
-        looks = value.device.type == "cpu" and not torch.compiler.is_compiling()
-        self.seen += value.numel() if where is None else where.sum()
-        if looks and where is None and self._all_within(value):
+        self.seen += value.numel() if where is None else torch.count_nonzero(where)
+        ends = ends_of(value)
+        if hold(self.calibrated, ends):
             return
-        lost, beyond = self._left_range(value)
-        if where is not None:
-            lost, beyond = lost & where, beyond if beyond is None else beyond & where
-        self.outside += lost.sum()
-        if beyond is not None:
-            self.beyond += beyond.sum()
-        if looks and not self.notice.given and bool(lost.any()):
+        calibrated, accurate = self._limits(value.dtype)
+        left = outside(value, calibrated, where)
+        if accurate is not calibrated and hold(accurate, ends):
+            self.beyond += torch.count_nonzero(left)
+            return
+        lost = left if accurate is calibrated else outside(value, accurate, where)
+        self.outside += torch.count_nonzero(lost)
+        self.beyond += torch.count_nonzero(left) - torch.count_nonzero(lost)
+        if ends is not None and not self.notice.given and bool(lost.any()):
             low, high = self.calibrated.tolist()
             self.notice.give(self.site, self.role, low, high, value[lost][0].item())
 
-    def _all_within(self, value: Tensor) -> bool:
-        low, high = self.calibrated.unbind()
-        smallest, largest = torch.aminmax(value)
-        return bool((smallest >= low) & (largest <= high))
-
-    def _left_range(self, value: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Which values the neuron cannot decode accurately; which it can although they are beyond its range."""
-        most = torch.finfo(value.dtype).max  # a range may be wider than the numbers of 16 bits
-        low, high = self.calibrated.to(compute_dtype(value)).clamp(-most, most).unbind()
-        within = (value >= low) & (value <= high)
-        accurate = self.accurate_range(value.dtype)
+    def _limits(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """The calibrated range [2], and that in which accuracy is kept, which holds it (the same tensor if no wider)."""
+        most = torch.finfo(dtype).max  # a range may be wider than the numbers of 16 bits
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        calibrated = self.calibrated.to(wide).clamp(-most, most)
+        accurate = self.accurate_range(dtype)
         if accurate is None:
-            return ~within, None
-        low, high = low.clamp(max=accurate[0]).clamp(min=-most), high.clamp(min=accurate[1]).clamp(max=most)
-        kept = (value >= low) & (value <= high)
-        return ~kept, kept & ~within
+            return calibrated, calibrated
+        low, high = calibrated[0].clamp(max=accurate[0]), calibrated[1].clamp(min=accurate[1])
+        return calibrated, torch.stack([low, high]).clamp(-most, most)
 
     def accurate_range(self, dtype: torch.dtype) -> tuple[Any, Any] | None:
         """Between which inputs (numbers or 0-dim tensors) accuracy is kept; None where only the calibrated range is."""
