@@ -112,6 +112,19 @@ class Reduction:
             limit = x.pow(self.power)
         return torch.where(active, out, limit)
 
+    def pull_back(
+        self, gradient: Tensor, slope: Tensor, exponent: Tensor | None, active: Tensor | None
+    ) -> Tensor:
+        """The gradient of the input from that of the output, ``slope`` being d read-out / d reduced input."""
+        if exponent is None:
+            return gradient * slope
+        if self.kind == "exponent" and self.power == 1:  # the two shifts undo each other
+            out = gradient * slope
+        else:
+            out = self.scale(gradient, exponent) * slope
+            out = out if self.kind == "fraction" else scale_by_power_of_two(out, -exponent)
+        return out if active is None else torch.where(active, out, 0.0)
+
     def scale(self, y: Tensor, exponent: Tensor) -> Tensor:
         """y shifted by the exponent that was sent: y * 2^(power * exponent)."""
         if self.kind == "octave":
