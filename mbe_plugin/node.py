@@ -218,6 +218,8 @@ class MBENode(base.MemoryModule):
 
     def _sweeps(self) -> bool:
         """Whether the surrogate is needed for its derivative alone: it sends spikes and learns nothing itself."""
+        if torch.compiler.is_compiling():  # which does not follow a derivative taken inside a backward
+            return False
         fire = self.surrogate_function
         learns = isinstance(fire, nn.Module) and any(p.requires_grad for p in fire.parameters())
         return self.simulate == "closed" and getattr(fire, "spiking", True) and not learns
