@@ -14,6 +14,7 @@ Family = Literal["routed", "published"]
 Scale = Literal["element", "token", "channel", "tensor"]
 LinearInputs = Literal["spiking", "analogue"]
 Simulation = Literal["closed", "steps"]
+Gradient = Literal["surrogate", "slope"]
 
 SITE_OVERRIDES = ("time_steps", "bases", "identity_bases", "scale")
 CONFIG_VERSION = 1
@@ -53,6 +54,8 @@ class MBEConfig:
     merge: use trains that are there already: a unary neuron's feeds the next product, and a product's pairs of spikes
     (LayerNorm, softmax, attention, gates) feed the next weights, without encoding the value again.
     simulate: 'closed' or 'steps' (every step loop is run); both give the same spikes.
+    gradient: what the backward pass takes for a neuron's derivative: 'surrogate' (the step loop's, with a surrogate for the
+    comparison's) or 'slope' (that of the decoded function, straight through the staircase; not with family 'published').
     strict: refuse a model in which an operator on activations is neither spiking nor exact by design.
     margin: how far beyond the recorded range a neuron is fitted, as a share of the range.
     include, exclude: shell patterns on site names; sites not included, or excluded, stay exact and are reported.
@@ -69,6 +72,7 @@ class MBEConfig:
     linear_inputs: LinearInputs = "spiking"
     merge: bool = True
     simulate: Simulation = "closed"
+    gradient: Gradient = "surrogate"
     strict: bool = True
     margin: float = 1.0
     include: tuple[str, ...] = ("*",)
@@ -84,8 +88,13 @@ class MBEConfig:
             ("scale", Scale),
             ("linear_inputs", LinearInputs),
             ("simulate", Simulation),
+            ("gradient", Gradient),
         ):
             _check_choice(name, getattr(self, name), get_args(kind))
+        if self.gradient == "slope" and self.family == "published":
+            raise ValueError(
+                "gradient 'slope' needs family 'routed', whose tables halve; the published ones have no slope"
+            )
         if not 0 <= self.margin < 100:
             raise ValueError(f"margin must be a share of the range, 0 or more, got {self.margin}")
         for name in ("include", "exclude"):

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from spikingjelly.activation_based import base, surrogate
-from torch import Tensor
+from torch import Tensor, nn
 
-from mbe_plugin.kernels import Prepared, closed, prepare, steps
+from mbe_plugin.kernels import Prepared, closed, gradients, prepare, steps
 from mbe_plugin.neuron.dynamics import reference_spikes
 from mbe_plugin.neuron.scaling import REDUCTIONS, Reduction, compute_dtype
 from mbe_plugin.neuron.tables import TABLE_FIELDS, Tables
 
 Simulation = Literal["closed", "steps"]
-SIMULATIONS: tuple[Simulation, ...] = ("closed", "steps")
+Gradient = Literal["surrogate", "slope"]
+SIMULATIONS: tuple[Simulation, ...] = get_args(Simulation)
+GRADIENTS: tuple[Gradient, ...] = get_args(Gradient)
 
 FLOAT32_MANTISSA_BITS = 23
+
+NO_SLOPE = "gradient='slope' needs halving tables, whose staircase follows a line; take gradient='surrogate' for others"
 
 # the method's symbols (eq. 4-8) name the buffers
 BUFFER_OF = {"threshold": "th", "reset": "r", "intensity": "d", "weight": "w"}
@@ -43,10 +47,13 @@ class MBENode(base.MemoryModule):
     spikes). Around tables that are not mirrored, those with a mantissa serve x >= 0; negative inputs read
     NaN.
     simulate: 'closed' (integer arithmetic, for halving tables; others always take the loop) or 'steps'.
-    Gradients go through the step loop with this instance's own surrogate function (default Sigmoid).
+    gradient: 'surrogate', the step loop's with the derivative of this instance's own surrogate function (default
+    Sigmoid) in place of the comparison's; or 'slope' (straight through; halving tables only), that of the line which
+    the decoded staircase follows: 1 for an identity, 0 where the neuron saturates. Neither changes the output, and with
+    simulate 'closed' neither runs the loop's graph.
 
     Raises TypeError for an input that is not a floating tensor, ValueError for a wrong leading dimension
-    in mode 'm' and for an unknown reduction or simulation.
+    in mode 'm', for an unknown reduction, simulation or gradient, and for 'slope' with tables that are not halving.
     """
 
     th: Tensor
@@ -65,6 +72,7 @@ class MBENode(base.MemoryModule):
         surrogate_function: Callable[[Tensor], Tensor] | None = None,
         step_mode: str = "s",
         simulate: Simulation = "closed",
+        gradient: Gradient = "surrogate",
     ) -> None:
         super().__init__()
         if reduction not in REDUCTIONS:
@@ -78,6 +86,7 @@ class MBENode(base.MemoryModule):
         self.surrogate_function = surrogate_function or surrogate.Sigmoid()
         self.step_mode = step_mode
         self.simulate = simulate
+        self.gradient = gradient
 
     def _choose_fast_paths(self, tables: Tables) -> None:
         self.halving = tables.halving
@@ -99,6 +108,19 @@ class MBENode(base.MemoryModule):
         if value not in SIMULATIONS:
             raise ValueError(f"simulate must be one of {SIMULATIONS}, got {value!r}")
         self._simulate = value
+
+    @property
+    def gradient(self) -> Gradient:
+        """What the backward pass takes for the derivative: 'surrogate' or 'slope'."""
+        return self._gradient
+
+    @gradient.setter
+    def gradient(self, value: Gradient) -> None:
+        if value not in GRADIENTS:
+            raise ValueError(f"gradient must be one of {GRADIENTS}, got {value!r}")
+        if value == "slope" and not self.halving:
+            raise ValueError(NO_SLOPE)
+        self._gradient = value
 
     @property
     def time_steps(self) -> int:
@@ -138,13 +160,21 @@ class MBENode(base.MemoryModule):
         """Weighted spikes [T, ...] that x [...] causes; their sum over time is the decoded value."""
         _check_floating(x)
         work = x.to(compute_dtype(x))
+        if _differentiable(work) and self.gradient == "slope":
+            sequence = gradients.Detour.apply(work, self._sequence, self._pull_sequence)
+        else:
+            sequence = self._sequence(work)
+        return sequence.to(x.dtype)
+
+    def _sequence(self, work: Tensor) -> Tensor:
         reduced, exponent, active = self._split(work)
-        sequence = steps.weighted_sequence(reduced, self._prepared(work), self._fire(work))
+        fire = self.surrogate_function if _differentiable(work) else steps.heaviside
+        sequence = steps.weighted_sequence(reduced, self._prepared(work), fire)
         first = self._restore(sequence[0], exponent, active, work)
         if exponent is None:
-            return torch.cat([first[None], sequence[1:]]).to(x.dtype)
+            return torch.cat([first[None], sequence[1:]])
         rest = [_silence(self.reduction.scale(step, exponent), active) for step in sequence[1:]]
-        return torch.stack([first, *rest]).to(x.dtype)
+        return torch.stack([first, *rest])
 
     def spikes(self, x: Tensor) -> Tensor:
         """Binary spike train [T, N, ...] of x [...], as 0 and 1 in x's dtype; rows of idle banks are 0."""
@@ -166,16 +196,62 @@ class MBENode(base.MemoryModule):
         return counts, x.numel() if active is None else int(active.sum())
 
     def _decode(self, work: Tensor) -> Tensor:
-        differentiable = torch.is_grad_enabled() and work.requires_grad
-        if differentiable or not self._takes_closed_form():
-            reduced, exponent, active = self._split(work)
-            y = steps.decode(reduced, self._prepared(work), self._fire(work))
-            return self._restore(y, exponent, active, work)
+        if not _differentiable(work):
+            return self._value(work)
+        if self.gradient == "surrogate" and not self._sweeps():
+            return self._by_steps(work, self.surrogate_function)
+        return gradients.Detour.apply(work, self._value, self._pull)
+
+    def _value(self, work: Tensor) -> Tensor:
+        """The decoded value, without a graph."""
+        if not self._takes_closed_form():
+            return self._by_steps(work, steps.heaviside)
         if self._kept_bits is not None:
             return closed.encode_identity(work, self._kept_bits)
         reduced, exponent, active = self._split(work)
         y = closed.decode(reduced, self._prepared(work))
         return self._restore(y, exponent, active, work)
+
+    def _by_steps(self, work: Tensor, fire: steps.Fire) -> Tensor:
+        reduced, exponent, active = self._split(work)
+        return self._restore(steps.decode(reduced, self._prepared(work), fire), exponent, active, work)
+
+    def _sweeps(self) -> bool:
+        """Whether the surrogate is needed for its derivative alone: it sends spikes and learns nothing itself."""
+        if torch.compiler.is_compiling():  # which does not follow a derivative taken inside a backward
+            return False
+        fire = self.surrogate_function
+        learns = isinstance(fire, nn.Module) and any(p.requires_grad for p in fire.parameters())
+        return self.simulate == "closed" and getattr(fire, "spiking", True) and not learns
+
+    def _pull(self, work: Tensor, gradient: Tensor) -> Tensor:
+        """The gradient of the input, from that of the decoded value."""
+        if self.gradient == "surrogate" and torch.is_grad_enabled():  # it will be differentiated itself
+            decoded = self._by_steps(work, self.surrogate_function)
+            return torch.autograd.grad(decoded, work, gradient, create_graph=True)[0]
+        if self.gradient == "slope" and self._kept_bits is not None:
+            return gradient
+        with torch.no_grad():
+            reduced, exponent, active = self._split(work)
+            slope = self._slope(reduced)
+        out = self.reduction.pull_back(gradient, slope, exponent, active)
+        if self.gradient == "slope" and self.reduction.name == "identity":
+            assert active is not None
+            return torch.where(active, out, gradient)  # zero is a value like others
+        return out
+
+    def _slope(self, reduced: Tensor) -> Tensor:
+        tables = self._prepared(reduced)
+        if self.gradient == "surrogate":
+            return gradients.surrogate_slope(reduced, tables, self.surrogate_function)
+        if not self.halving:  # other tables may have been loaded since
+            raise ValueError(NO_SLOPE)
+        return gradients.staircase_slope(reduced, tables)
+
+    def _pull_sequence(self, work: Tensor, gradient: Tensor) -> Tensor:
+        """The same from the gradients [T, ...] of the weighted spikes, each with its intensity's share of the slope."""
+        intensity = 2.0 ** -torch.arange(1.0, self.time_steps + 1).to(gradient)
+        return self._pull(work, torch.tensordot(intensity / intensity.sum(), gradient, dims=1))
 
     def _split(self, work: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
         reduced, exponent, active = self.reduction.split(work)
@@ -194,11 +270,6 @@ class MBENode(base.MemoryModule):
 
     def _takes_closed_form(self) -> bool:
         return self.simulate == "closed" and self.halving
-
-    def _fire(self, work: Tensor) -> Callable[[Tensor], Tensor]:
-        if torch.is_grad_enabled() and work.requires_grad:
-            return self.surrogate_function
-        return steps.heaviside
 
     def _prepared(self, like: Tensor) -> Prepared:
         if self.th.device != like.device:
@@ -236,6 +307,10 @@ class MBENode(base.MemoryModule):
         )
 
 
+def _differentiable(work: Tensor) -> bool:
+    return torch.is_grad_enabled() and work.requires_grad
+
+
 def _silence(y: Tensor, active: Tensor | None) -> Tensor:
     return y if active is None else torch.where(active, y, torch.zeros_like(y))
 
@@ -268,4 +343,4 @@ def _check_floating(x: Tensor) -> None:
         )
 
 
-__all__ = ["SIMULATIONS", "MBENode", "Simulation"]
+__all__ = ["GRADIENTS", "SIMULATIONS", "Gradient", "MBENode", "Simulation"]

@@ -93,3 +93,34 @@ def test_a_graph_break_inside_is_an_error() -> None:
     torch._dynamo.reset()
     with torch.no_grad(), pytest.raises(torch._dynamo.exc.Unsupported, match="graph_break"):
         torch.compile(snn, backend="eager")(tokens())
+
+
+@pytest.mark.parametrize("gradient", ["slope", "surrogate"])
+@pytest.mark.parametrize("function", ["gelu", "identity", "rsqrt_octave"])
+def test_a_compiled_neuron_gives_the_same_gradients_in_one_graph(function: str, gradient: Any) -> None:
+    node = fit(function, time_steps=4, bases=8).node()
+    node.gradient = gradient
+    x = (torch.randn(300).abs() * 3).requires_grad_()
+    torch._dynamo.reset()
+    found = []
+    for call in (node, torch.compile(node, fullgraph=True, backend="aot_eager")):
+        y = call(x)
+        found.append((y.detach(), torch.autograd.grad(y.sum(), x)[0]))
+    (y, wanted), (compiled, got) = found
+    assert torch.equal(compiled, y)
+    torch.testing.assert_close(got, wanted)
+
+
+@pytest.mark.slow
+def test_a_compiled_network_trains_by_the_slope() -> None:
+    config = mbe_plugin.MBEConfig(time_steps=8, gradient="slope")
+    snn = mbe_plugin.convert(scaled(one_layer), [text(0)], config)
+    torch._dynamo.reset()
+    found = []
+    for call in (snn, torch.compile(snn, fullgraph=True, backend="aot_eager")):
+        snn.zero_grad()
+        call(**text(0)).logits.square().sum().backward()
+        found.append([p.grad.clone() for p in snn.parameters() if p.grad is not None])
+    assert len(found[0]) == len(found[1]) > 10
+    for wanted, got in zip(*found, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-4 * wanted.abs().max().item())

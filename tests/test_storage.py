@@ -41,7 +41,7 @@ def test_the_same_bits_come_back(ann: nn.Module, snn: nn.Module, tmp_path: Path)
     for found in (before, after):  # what was seen since conversion is not part of the network
         for site in found["sites"]:
             for neuron in site["neurons"]:
-                neuron["seen"] = neuron["outside"] = 0
+                neuron["seen"] = neuron["outside"] = neuron["beyond"] = 0
     assert json.dumps(before) == json.dumps(after)
     assert sorted(p.name for p in (tmp_path / "new" / "folder").iterdir()) == ["mbe.json", "mbe.safetensors"]
 

@@ -21,8 +21,9 @@ class NeuronReport:
     """One neuron of a site. fit_error: root mean square on the recorded values, or on the reduced interval.
 
     site is whose neuron it is: another's, where both read the same tensor and share one train.
-    spikes and exponents are per element, on the first calibration batch. outside: share of the values seen since
-    the conversion (or the last reset_counts) that lay outside [low, high].
+    spikes and exponents are per element, on the first calibration batch. Of the values seen since the conversion (or the
+    last reset_counts), outside is the share outside [low, high] that lost accuracy by it, NaN and infinities among them;
+    beyond, the share outside [low, high] that the range reduction decoded as accurately.
     """
 
     site: str
@@ -39,6 +40,7 @@ class NeuronReport:
     exponents: float
     seen: int
     outside: float
+    beyond: float
 
 
 @dataclass(frozen=True)
@@ -78,13 +80,14 @@ class Report:
         neurons = [n for s in self.sites for n in s.neurons if n.site == s.site]
         kinds = Counter(s.operator for s in self.sites)
         seen = sum(n.seen for n in neurons)
-        outside = sum(n.outside * n.seen for n in neurons)
+        outside, beyond = (sum(getattr(n, c) * n.seen for n in neurons) for c in ("outside", "beyond"))
         lines = [
             f"spiking: {len(self.sites)} sites ({', '.join(f'{n} {k}' for k, n in kinds.most_common())}), "
             f"{len(neurons)} neurons, T = {self.time_steps}",
             f"first calibration batch: {self.spikes:,} spikes, mean firing rate {self.firing_rate:.1%}, "
             f"{self.exponents:,} exponents sent",
-            f"outside the calibrated ranges since then: {outside:.0f} of {seen:,} values",
+            f"outside the calibrated ranges since then: {outside:,.0f} of {seen:,} values; "
+            f"beyond the recorded range, as accurate there: {beyond:,.0f}",
             f"kept exact: {_reasons(self.kept_exact)}",
             f"exact by design, outside operators: {_listed(self.exact)}",
             f"linear with fixed weights, outside operators: {_listed(self.linear)}",
@@ -130,7 +133,7 @@ class Report:
                     site.site if first else "",
                     site.operator if first else "",
                     f"{site.error:.1e}" if first else "",
-                    *(_neuron_cells(n) if n is not None else ("the operands' own trains", *[""] * 7)),
+                    *(_neuron_cells(n) if n is not None else ("the operands' own trains", *[""] * 8)),
                 )
 
 
@@ -146,6 +149,7 @@ _HEADER = (
     "fit error",
     "spikes",
     "outside",
+    "beyond",
 )
 
 
@@ -158,7 +162,7 @@ def _neuron_cells(n: NeuronReport) -> tuple[str, ...]:
         f"{n.low:.4g} .. {n.high:.4g}",
         f"{n.fit_error:.1e}",
         f"{n.spikes:.2f}",
-        f"{n.outside:.1e}" if n.outside else "0",
+        *(f"{share:.1e}" if share else "0" for share in (n.outside, n.beyond)),
     )
 
 
@@ -224,6 +228,7 @@ def _neuron_report(role: str, node: CalibratedNode, conversion: Conversion) -> N
         exponents=counted.exponents / max(counted.elements, 1) if counted else 0.0,
         seen=seen,
         outside=int(node.outside) / max(seen, 1),
+        beyond=int(node.beyond) / max(seen, 1),
     )
 
 

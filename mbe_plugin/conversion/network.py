@@ -94,7 +94,7 @@ def attach(
             operator = _operator(work, site if reuse else replace(site, coded=frozenset()), neuron)
             container[site.name.replace(".", "/")] = operator
             for role, node in operator.neurons():
-                node.simulate, node.notice = config.simulate, notice
+                node.simulate, node.gradient, node.notice = config.simulate, config.gradient, notice
                 if not node.site:
                     node.site, node.role = site.name, role
         if site.unit is not None:

@@ -1,9 +1,10 @@
 """Ways to run the same dynamics fast; every one gives the reference's spikes, bit for bit.
 
-``closed`` turns the halving code into integer arithmetic, ``steps`` runs the time loop.
+``closed`` turns the halving code into integer arithmetic, ``steps`` runs the time loop, ``gradients`` has their
+derivatives.
 """
 
-from mbe_plugin.kernels import closed, steps
+from mbe_plugin.kernels import closed, gradients, steps
 from mbe_plugin.kernels.prepared import Prepared, prepare
 
-__all__ = ["Prepared", "closed", "prepare", "steps"]
+__all__ = ["Prepared", "closed", "gradients", "prepare", "steps"]

@@ -7,6 +7,7 @@ functions here are exact: only exponents are read and powers of two multiplied.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -58,6 +59,22 @@ class Reduction:
     kind: str
     power: float = 1.0
 
+    def accurate_range(self, dtype: torch.dtype, mirrored: bool) -> tuple[float, float] | None:
+        """Least and largest input of a dtype that reads as accurately as the reduced interval; None for kind 'none'.
+
+        Accurate means an error relative to the value, down to the smallest normal number of the dtype: what
+        underflows is exact, what overflows is lost.
+        """
+        if self.kind == "none":
+            return None
+        limits = torch.finfo(dtype)
+        largest = limits.max * (1 - limits.eps)  # half a step above max itself would round to infinity
+        if self.kind == "fraction":
+            return -largest, math.frexp(limits.max)[1] - 1.0
+        if mirrored and self.power in (1, -1):
+            return -largest, largest
+        return (limits.smallest_normal if self.power < 0 else 0.0), largest
+
     def split(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Reduced input, integer exponent and active mask of x (float32 or float64)."""
         if self.kind == "none":
@@ -94,6 +111,19 @@ class Reduction:
         else:
             limit = x.pow(self.power)
         return torch.where(active, out, limit)
+
+    def pull_back(
+        self, gradient: Tensor, slope: Tensor, exponent: Tensor | None, active: Tensor | None
+    ) -> Tensor:
+        """The gradient of the input from that of the output, ``slope`` being d read-out / d reduced input."""
+        if exponent is None:
+            return gradient * slope
+        if self.kind == "exponent" and self.power == 1:  # the two shifts undo each other
+            out = gradient * slope
+        else:
+            out = self.scale(gradient, exponent) * slope
+            out = out if self.kind == "fraction" else scale_by_power_of_two(out, -exponent)
+        return out if active is None else torch.where(active, out, 0.0)
 
     def scale(self, y: Tensor, exponent: Tensor) -> Tensor:
         """y shifted by the exponent that was sent: y * 2^(power * exponent)."""

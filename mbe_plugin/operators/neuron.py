@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from mbe_plugin.errors import CalibrationError, RangeWarning
+from mbe_plugin.errors import CalibrationError
 from mbe_plugin.fitting.functions import FUNCTIONS, Scalar
-from mbe_plugin.neuron.scaling import binary_exponent, compute_dtype, scale_by_power_of_two
+from mbe_plugin.neuron.scaling import (
+    IDENTITY,
+    binary_exponent,
+    compute_dtype,
+    power_of_two,
+    scale_by_power_of_two,
+)
 from mbe_plugin.neuron.tables import Tables
 from mbe_plugin.node import MBENode
+from mbe_plugin.operators.ranges import RangeNotice, ends_of, hold, outside
 
 SAMPLES_PER_CALL = 8192
 SAMPLES_KEPT = 65536
+COUNTERS = ("seen", "outside", "beyond")
 
 
 class NeuronFactory(Protocol):
@@ -109,46 +116,12 @@ class Observer(nn.Module):
         return self.scalar(x)
 
 
-class RangeNotice:
-    """Warns once per converted network that values left a calibrated range."""
-
-    def __init__(self) -> None:
-        self.given = False
-        self.nodes: list[CalibratedNode] = []
-
-    def check_device(self) -> None:
-        """Off the CPU, where a neuron does not look at its own counts, look at all of them at once, after a forward."""
-        if self.given or not self.nodes or self.nodes[0].outside.device.type == "cpu":
-            return
-        self.check()
-
-    def check(self) -> None:
-        """Warn if any neuron has counted a value outside its range."""
-        counted = torch.stack([node.outside for node in self.nodes])
-        if not self.given and bool(counted.any()):
-            node = self.nodes[int(counted.argmax())]
-            low, high = node.calibrated.tolist()
-            self.give(node.site, node.role, low, high, None)
-
-    def give(self, site: str, role: str, low: float, high: float, value: float | None) -> None:
-        """Warn, unless it was done before; value is one that was met, if known."""
-        if self.given:
-            return
-        self.given = True
-        met = "values" if value is None else format(value, "g")
-        warnings.warn(
-            f"{site} ({role}) met {met}, outside its calibrated range [{low:g}, {high:g}]; such values are counted "
-            "in mbe_plugin.report(snn); calibrate with data like yours. Said once per network",
-            RangeWarning,
-            stacklevel=2,
-        )
-
-
 class CalibratedNode(MBENode):
-    """An MBE neuron of a converted network: always in step_mode 's', counts values outside its range.
+    """An MBE neuron of a converted network: always in step_mode 's', counts values that leave its range.
 
-    ``calibrated`` [2] is the range it was fitted for. ``seen`` and ``outside`` count elements since the
-    last ``reset_counts``; NaN counts as outside. ``site`` and ``role`` say where it stands.
+    ``calibrated`` [2] is the range it was fitted for. Counted since the last ``reset_counts``: ``seen``, all elements;
+    ``outside``, those beyond the range that it decodes less accurately, NaN and infinities among them; ``beyond``, those
+    beyond the range that its range reduction decodes as accurately. ``site`` and ``role`` say where it stands.
     """
 
     site = ""
@@ -157,14 +130,15 @@ class CalibratedNode(MBENode):
     calibrated: Tensor
     seen: Tensor
     outside: Tensor
+    beyond: Tensor
 
     def __init__(
         self, tables: Tables, reduction: str, low: float, high: float, function: str, fit_error: float
     ) -> None:
         super().__init__(tables, reduction)
         self.register_buffer("calibrated", torch.tensor([low, high], dtype=torch.float32))
-        self.register_buffer("seen", torch.zeros((), dtype=torch.int64), persistent=False)
-        self.register_buffer("outside", torch.zeros((), dtype=torch.int64), persistent=False)
+        for counter in COUNTERS:
+            self.register_buffer(counter, torch.zeros((), dtype=torch.int64), persistent=False)
         self.function = function
         self.fit_error = fit_error
         self.spike_listener: Callable[[Tensor, int, int], None] | None = None
@@ -180,28 +154,45 @@ class CalibratedNode(MBENode):
         return self.single_step_forward(x)
 
     def count_range(self, x: Tensor, where: Tensor | None) -> None:
-        """Add x to ``seen`` and its values beyond the calibrated range to ``outside``."""
+        """Add x to ``seen``, and its values beyond the calibrated range to ``outside`` or ``beyond``."""
         value = x.detach()
         if value.numel() == 0:
             return
-        low, high = self.calibrated.unbind()
-        looks = value.device.type == "cpu" and not torch.compiler.is_compiling()
-        self.seen += value.numel() if where is None else where.sum()
-        if looks and where is None:
-            smallest, largest = torch.aminmax(value)
-            if bool((smallest >= low) & (largest <= high)):
-                return
-        beyond = ~((value >= low) & (value <= high))
-        if where is not None:
-            beyond &= where
-        self.outside += beyond.sum()
-        if looks and not self.notice.given and bool(beyond.any()):
-            self.notice.give(self.site, self.role, low.item(), high.item(), value[beyond][0].item())
+        self.seen += value.numel() if where is None else torch.count_nonzero(where)
+        ends = ends_of(value)
+        if hold(self.calibrated, ends):
+            return
+        calibrated, accurate = self._limits(value.dtype)
+        left = outside(value, calibrated, where)
+        if accurate is not calibrated and hold(accurate, ends):
+            self.beyond += torch.count_nonzero(left)
+            return
+        lost = left if accurate is calibrated else outside(value, accurate, where)
+        self.outside += torch.count_nonzero(lost)
+        self.beyond += torch.count_nonzero(left) - torch.count_nonzero(lost)
+        if ends is not None and not self.notice.given and bool(lost.any()):
+            low, high = self.calibrated.tolist()
+            self.notice.give(self.site, self.role, low, high, value[lost][0].item())
+
+    def _limits(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """The calibrated range [2], and that in which accuracy is kept, which holds it (the same tensor if no wider)."""
+        most = torch.finfo(dtype).max  # a range may be wider than the numbers of 16 bits
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        calibrated = self.calibrated.to(wide).clamp(-most, most)
+        accurate = self.accurate_range(dtype)
+        if accurate is None:
+            return calibrated, calibrated
+        low, high = calibrated[0].clamp(max=accurate[0]), calibrated[1].clamp(min=accurate[1])
+        return calibrated, torch.stack([low, high]).clamp(-most, most)
+
+    def accurate_range(self, dtype: torch.dtype) -> tuple[Any, Any] | None:
+        """Between which inputs (numbers or 0-dim tensors) accuracy is kept; None where only the calibrated range is."""
+        return self.reduction.accurate_range(dtype, self.mirrored)
 
     def reset_counts(self) -> None:
-        """Forget ``seen`` and ``outside``."""
-        self.seen.zero_()
-        self.outside.zero_()
+        """Forget ``seen``, ``outside`` and ``beyond``."""
+        for counter in COUNTERS:
+            getattr(self, counter).zero_()
 
     @property
     def scale(self) -> str:
@@ -217,7 +208,8 @@ class SharedScaleNode(CalibratedNode):
 
     The tables live on magnitudes [0, 1), routed by binary exponent; a value at or above the shared
     scale saturates. With 'channel', ``calibrated`` is [-1, 1], in units of each channel's scale, so that
-    what saturates in a small channel is counted although a large one would hold it.
+    what saturates in a small channel is counted although a large one would hold it. With 'token' nothing finite
+    saturates, so what calibration did not see is ``beyond`` its range and never ``outside``.
     """
 
     exponents: Tensor
@@ -244,6 +236,15 @@ class SharedScaleNode(CalibratedNode):
             sent = exponent.numel() if self.shared == "token" else 0
             self.spike_listener(counts, sent, taking_part.numel())
         return scale_by_power_of_two(self.single_step_forward(reduced), exponent).to(x.dtype)
+
+    def accurate_range(self, dtype: torch.dtype) -> tuple[Any, Any] | None:
+        """See CalibratedNode; with 'tensor' up to the scale, which is a power of two above the range."""
+        if self.shared == "token":
+            return IDENTITY.accurate_range(dtype, mirrored=True)
+        if self.shared == "channel":
+            return None
+        reach = power_of_two(self.exponents, torch.float32)
+        return -reach, reach
 
     def _exponent(self, work: Tensor, dim: int) -> Tensor:
         if self.shared == "token":

@@ -6,6 +6,7 @@ Sixteen sentences that calibration never saw; benchmarks/fidelity.py holds the s
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -71,6 +72,20 @@ def test_it_agrees_with_the_ann(minilm: nn.Module, converted: dict, batch: Any, 
     if error is not None:
         assert (got - want)[mask.bool()].abs().max() <= error
     assert not torch.equal(got, want)
+
+
+def test_data_that_calibration_did_not_see_gives_no_warning_where_accuracy_is_kept(
+    minilm: nn.Module, batch: Any
+) -> None:
+    """Two short sentences for calibration: the evaluation goes beyond what they showed, and warns of nothing."""
+    snn = convert(minilm, [batch(*CALIBRATION[:2])])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        hidden(snn, batch(*EVALUATION))
+    neurons = [n for site in report(snn).sites for n in site.neurons]
+    assert sum(n.beyond * n.seen for n in neurons) > 20
+    assert all(n.outside == 0 for n in neurons)
+    assert all(n.beyond == 0 for n in neurons if n.function in ("gelu", "tanh"))
 
 
 def test_every_operator_is_spiking(converted: dict) -> None:
