@@ -22,14 +22,8 @@ from tqdm import tqdm
 import mbe_plugin
 from benchmarks._common import RESULTS, interleaved_medians, markdown_table, provenance, write_csv
 from benchmarks.fidelity_figure import trade_off
-from examples._shared import (
-    Batch,
-    compare,
-    equal_length_batches,
-    load_minilm,
-    padded_batches,
-    read_sentences,
-)
+from examples._shared.compare import Batch, compare, equal_length_batches, padded_batches, read_sentences
+from examples._shared.networks import load_minilm
 from examples.sentences import calibration_sentences, evaluation_sentences
 from mbe_plugin import MBEConfig
 

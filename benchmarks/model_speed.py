@@ -22,7 +22,8 @@ from torch import nn
 
 import mbe_plugin
 from benchmarks._common import RESULTS, interleaved_medians, markdown_table, provenance, write_csv
-from examples._shared import Batch, load_minilm, padded_batches
+from examples._shared.compare import Batch, padded_batches
+from examples._shared.networks import load_minilm
 from examples.sentences import calibration_sentences
 from mbe_plugin import MBEConfig
 

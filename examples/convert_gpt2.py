@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from _sweep import Row, Tensors, option_parser, report, sweep
+from _shared.sweep import Row, Tensors, option_parser, report, sweep
 from _words import Words, small_gpt2, train, windows
 from torch import Tensor, nn
 from torch.nn import functional

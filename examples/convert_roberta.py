@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _sentences import MiniLMClassifier, Split, batches_by_length, fit_head, split
-from _shared import load_minilm
-from _sweep import Row, Tensors, accuracy_figures, evaluate, option_parser, report, sweep
+from _shared.networks import load_minilm
+from _shared.sentences import MiniLMClassifier, Split, batches_by_length, fit_head, split
+from _shared.sweep import Row, Tensors, accuracy_figures, evaluate, option_parser, report, sweep
 from torch import Tensor, nn
 from tqdm import tqdm
 

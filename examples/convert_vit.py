@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from importlib import metadata
 
 import torch
-from _images import Task, digits, drawn, pretrained
-from _sweep import Row, Tensors, accuracy_figures, option_parser, report, sweep
+from _shared.images import Task, digits, drawn, pretrained
+from _shared.sweep import Row, Tensors, accuracy_figures, option_parser, report, sweep
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _shared import machine
 from torch import Tensor, nn
 from tqdm import tqdm
 
 import mbe_plugin
+
+from .measure import machine
 
 TIME_STEPS = (16, 12, 10, 8, 6, 4)
 Row = dict[str, Any]
