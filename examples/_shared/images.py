@@ -21,6 +21,10 @@ MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's 
 DIGIT_SIZE = 112  # a patch of 14 x 14 per pixel of a digit
 PROBE_STRENGTH = 0.1  # the class token's 384 features have a standard deviation of 2.3
 
+Labelled = tuple[
+    list[str], Dataset[Any], Dataset[Any]
+]  # names of the classes, images to know, held-out images
+
 
 @dataclass(frozen=True)
 class Task:
@@ -52,7 +56,7 @@ def drawn(images: Dataset[Any], count: int | None, seed: int) -> Subset[Any]:
     return Subset(images, lot[:count].tolist())
 
 
-def digits(seed: int) -> tuple[Dataset[Any], Dataset[Any]]:
+def digits(seed: int) -> Labelled:
     """scikit-learn's 1,797 handwritten digits, magnified to 112 x 112 and grey in three colours: 80 % and 20 %."""
     from sklearn.datasets import load_digits
 
@@ -61,11 +65,11 @@ def digits(seed: int) -> tuple[Dataset[Any], Dataset[Any]]:
     large = functional.interpolate(grey, size=(DIGIT_SIZE, DIGIT_SIZE), mode="bilinear")
     mean, deviation = (torch.tensor(values)[:, None, None] for values in (MEAN, DEVIATION))
     images = TensorDataset((large - mean) / deviation, torch.from_numpy(data.target).long())
-    return _parts(images, 0.8, seed)
+    return [str(name) for name in data.target_names], *_parts(images, 0.8, seed)
 
 
-def photographs(folder: Path, seed: int) -> tuple[list[str], Dataset[Any], Dataset[Any]]:
-    """Classes and the images of a folder as DINOv2 takes them: its train/ and val/, or 80 % and 20 % by lot."""
+def photographs(folder: Path, seed: int) -> Labelled:
+    """The images of a folder as DINOv2 takes them: its train/ and val/, or 80 % and 20 % by lot."""
     folders = _folders(folder, dinov2_transform())
     known, held_out = folders if len(folders) == 2 else _parts(folders[0], 0.8, seed)
     return folders[0].classes, known, held_out
@@ -86,16 +90,16 @@ def dinov2_transform() -> Callable[[Any], Tensor]:
 
 
 def with_probe(
-    known: Dataset[Any], classes: int, device: str, advance: Callable[[], object] = lambda: None
+    known: Dataset[Any], classes: int, device: str, advance: Callable[[int], object] = lambda _: None
 ) -> DINOv2Classifier:
-    """DINOv2 with a head fitted on all the known images; advance is called after every 16 of them."""
+    """DINOv2 with a head fitted on all the known images; advance(n) is called after every batch of n."""
     ann = DINOv2Classifier(load_dinov2(), classes).to(device).eval()
     features, labels = [], []
     with torch.no_grad():
         for images, wanted in DataLoader(known, 16):
             features.append(ann(images.to(device))[1])
             labels.append(wanted)
-            advance()
+            advance(len(images))
     fit_head(ann.head, torch.cat(features), torch.cat(labels).to(device), PROBE_STRENGTH)
     return ann
 
