@@ -1,4 +1,4 @@
-"""benchmarks/real_networks.py: what is calibrated on is not evaluated, all else is once, and the goals are read off the rows."""
+"""benchmarks/real_networks.py: calibration apart from evaluation, every item counted once, goals read off the rows."""
 
 from __future__ import annotations
 
