@@ -11,7 +11,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from examples._shared import interleaved_medians, machine
+from examples._shared.measure import interleaved_medians, machine
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -13,7 +13,7 @@ import argparse
 import itertools
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,9 @@ from tqdm import tqdm
 import mbe_plugin
 from benchmarks._common import RESULTS, interleaved_medians, markdown_table, provenance, write_csv
 from benchmarks.fidelity_figure import trade_off
-from examples._shared import (
-    Batch,
-    compare,
-    equal_length_batches,
-    load_minilm,
-    padded_batches,
-    read_sentences,
-)
+from benchmarks.fidelity_row import Row
+from examples._shared.compare import Batch, compare, equal_length_batches, padded_batches, read_sentences
+from examples._shared.networks import load_minilm
 from examples.sentences import calibration_sentences, evaluation_sentences
 from mbe_plugin import MBEConfig
 
@@ -43,30 +38,6 @@ TARGETS: dict[int, tuple[float, float, float | None]] = {
     6: (0.9998, 0.1, None),
     4: (0.9985, 0.2, 75e3),
 }
-
-
-@dataclass(frozen=True)
-class Row:
-    """One configuration on the evaluation sentences; spikes and exponents per token."""
-
-    configuration: str
-    time_steps: int
-    minimum_cosine: float
-    mean_cosine: float
-    max_error: float
-    spikes: float
-    exponents: float
-    firing_rate: float
-    outside: float
-    conversion_seconds: float
-    time_ratio: float
-    family: str
-    scale: str
-    bases: int
-    identity_bases: int
-    merge: bool
-    linear_inputs: str
-    margin: float
 
 
 def main() -> None:

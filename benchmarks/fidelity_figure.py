@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from benchmarks.fidelity import Row
+from benchmarks.fidelity_row import Row
 
 
 def trade_off(rows: list[Row], path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from benchmarks import functions_report as report
 from benchmarks._common import machine
 from benchmarks.few_spikes import fit_few_spikes, spikes_per_element
 from benchmarks.functions_figures import figures
+from benchmarks.functions_row import Row
 from mbe_plugin.fitting import FUNCTIONS, Fit, fit
 from mbe_plugin.fitting.grids import focused_grid
 from mbe_plugin.fitting.segments import line_bound
@@ -27,26 +28,6 @@ RESULTS = Path(__file__).parent / "results"
 GELU_PUBLISHED = (-120.0, 10.0)
 STEPS = (16, 8, 6, 4, 2)
 OURS = ("routed", "curved", "parallel")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One measured neuron."""
-
-    section: str
-    function: str
-    low: float
-    high: float
-    time_steps: int
-    bases: int
-    family: str
-    mean_squared_error: float
-    max_error: float
-    relative_error: float
-    spikes_per_element: float
-    bases_per_element: int
-    distinct_outputs: int
-    fit_ms: float
 
 
 def main() -> None:

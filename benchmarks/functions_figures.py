@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from benchmarks.functions_report import is_of
+from benchmarks.functions_row import Row, is_of
 from mbe_plugin.fitting.plot import pyplot
-
-if TYPE_CHECKING:
-    from benchmarks.functions import Row
 
 
 def figures(rows: list[Row], folder: Path) -> None:

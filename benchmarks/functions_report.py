@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from benchmarks.functions import Row
+from benchmarks.functions_row import Domain, Row, is_of
 
-Domain = tuple[float, float] | None
 WIDE = (-120.0, 10.0)
 
 # arXiv:2508.07710, table X (mean squared error, T = 16) and table VII
@@ -158,11 +155,6 @@ def _times(rows: list[Row]) -> str:
         lines.append([family, str(len(times)), f"{times[len(times) // 2]:.1f}", f"{times[-1]:.1f}"])
     table = _table(["family", "fits", "median", "longest"], lines)
     return "\n## Fit time, ms of processor time, one core\n\n" + table
-
-
-def is_of(row: Row, name: str, domain: Domain) -> bool:
-    """Whether a row is of this function and, unless None, this domain."""
-    return row.function == name and (domain is None or (row.low, row.high) == domain)
 
 
 def _sci(value: float) -> str:

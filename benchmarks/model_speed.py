@@ -9,20 +9,18 @@ peak (Linux), each in a process of its own. Writes results/model_speed.md and .c
 from __future__ import annotations
 
 import argparse
-import ctypes
-import gc
-import multiprocessing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 import mbe_plugin
 from benchmarks._common import RESULTS, interleaved_medians, markdown_table, provenance, write_csv
-from examples._shared import Batch, load_minilm, padded_batches
+from benchmarks._memory import elsewhere, peak, reset_peak
+from examples._shared.compare import Batch, padded_batches
+from examples._shared.networks import load_minilm
 from examples.sentences import calibration_sentences
 from mbe_plugin import MBEConfig
 
@@ -86,16 +84,11 @@ def settings(options: argparse.Namespace) -> Iterator[tuple[str, int, int, int]]
 def measure(simulate: str, time_steps: int, batch: int, threads: int, rounds: int) -> Row:
     """Times in one process, each peak of memory in another."""
     setting = simulate, time_steps, batch, threads
-    times = _elsewhere(_times, *setting, rounds)
-    memory = {name: _elsewhere(_memory, *setting, name) for name in ("ann", "snn")}
+    times = elsewhere(_times, *setting, rounds)
+    memory = {name: elsewhere(_memory, *setting, name) for name in ("ann", "snn")}
     return Row(
         *setting, times["ann"], times["snn"], times["snn"] / times["ann"], memory["ann"], memory["snn"]
     )
-
-
-def _elsewhere(function: Any, *arguments: Any) -> Any:
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(function, arguments)
 
 
 def _times(simulate: str, time_steps: int, batch: int, threads: int, rounds: int) -> dict[str, float]:
@@ -108,22 +101,9 @@ def _memory(simulate: str, time_steps: int, batch: int, threads: int, name: str)
     small = {key: value[:1, :4] for key, value in inputs.items()}
     with torch.no_grad():
         networks[name](**small)  # what the first call sets up once is no part of it
-        before = _reset_peak()
+        before = reset_peak()
         networks[name](**inputs)
-    return (_resident("VmHWM") - before) / 1024
-
-
-def _reset_peak() -> int:
-    """Give freed memory back, forget the peak so far, and return the resident size, KiB (Linux only)."""
-    gc.collect()
-    ctypes.CDLL("libc.so.6").malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
-    return _resident("VmRSS")
-
-
-def _resident(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field))
+    return (peak() - before) / 1024
 
 
 def _networks(simulate: str, time_steps: int, batch: int, threads: int) -> tuple[dict[str, nn.Module], Batch]:

@@ -9,16 +9,9 @@ import argparse
 import time
 from pathlib import Path
 
-from _shared import (
-    Batch,
-    compare,
-    equal_length_batches,
-    interleaved_medians,
-    load_minilm,
-    machine,
-    padded_batches,
-    read_sentences,
-)
+from _shared.compare import Batch, compare, equal_length_batches, padded_batches, read_sentences
+from _shared.measure import interleaved_medians, machine
+from _shared.networks import load_minilm
 from neuron_figure import neuron_figure
 from sentences import calibration_sentences, evaluation_sentences
 from torch import nn

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 Sentence = tuple[str, str]  # label, text
+HEAD_STRENGTH = 10.0  # of a logistic regression on embeddings of length 1
 
 
 @dataclass(frozen=True)
@@ -66,21 +66,6 @@ class MiniLMClassifier(nn.Module):
         mean = (hidden * mask).sum(dim=1) / mask.sum(dim=1)
         embedding = functional.normalize(mean, dim=-1)
         return self.head(embedding), embedding
-
-
-def fit_head(head: nn.Linear, embeddings: Tensor, classes: Tensor, strength: float = 10.0) -> None:
-    """Logistic regression in place: least mean cross-entropy + |W|^2 / (2 strength n), by L-BFGS."""
-    head.reset_parameters()
-    decay = 0.5 / (strength * len(classes))
-    search = torch.optim.LBFGS(head.parameters(), max_iter=200, line_search_fn="strong_wolfe")
-
-    def loss() -> Tensor:
-        search.zero_grad()
-        value = functional.cross_entropy(head(embeddings), classes) + decay * head.weight.square().sum()
-        value.backward()
-        return value
-
-    search.step(loss)
 
 
 def batches_by_length(

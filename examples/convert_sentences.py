@@ -1,6 +1,6 @@
 """Sentence classification by a converted network: accuracy of ANN and SNN over the time steps T.
 
-python examples/convert_roberta.py [--train FILE [--test FILE]] [--model NAME_OR_PATH] [--limit N]
+python examples/convert_sentences.py [--train FILE [--test FILE]] [--model NAME_OR_PATH] [--limit N]
 
 Files have lines `label text`; without --test the last 20 % of the shuffled lines are held out. By default
 all-MiniLM-L6-v2 with a linear head, which is fitted on the training sentences and converted with the rest
@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _sentences import MiniLMClassifier, Split, batches_by_length, fit_head, split
-from _shared import load_minilm
-from _sweep import Row, Tensors, accuracy_figures, evaluate, option_parser, report, sweep
+from _shared.heads import fit_head
+from _shared.networks import load_minilm
+from _shared.sentences import HEAD_STRENGTH, MiniLMClassifier, Split, batches_by_length, split
+from _shared.sweep import Row, Tensors, accuracy_figures, evaluate, option_parser, report, sweep
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -76,7 +77,7 @@ def minilm(data: Split, options: argparse.Namespace) -> tuple[Any, nn.Module, di
     with tqdm(total=len(batches), desc="embedding the training sentences") as bar:
         embeddings = evaluate(ann, batches, lambda network, batch: network(**batch)[1:], bar.update)[0]
     wanted = torch.tensor([classes[chosen[i][0]] for i in order], device=options.device)
-    fit_head(ann.head, embeddings.to(options.device), wanted)
+    fit_head(ann.head, embeddings.to(options.device), wanted, HEAD_STRENGTH)
     return tokenizer, ann, classes
 
 
@@ -98,7 +99,7 @@ def _texts(sentences: list[tuple[str, str]]) -> list[str]:
 
 
 def parse() -> argparse.Namespace:
-    parser = option_parser(__doc__, "sentences", "results/convert_roberta.csv")
+    parser = option_parser(__doc__, "sentences", "results/convert_sentences.csv")
     parser.add_argument("--train", type=Path, default=BUNDLED, help="lines `label text` (a bundled sample)")
     parser.add_argument("--test", type=Path, help="lines `label text` (20 %% of the other file)")
     parser.add_argument("--model", help="a fine-tuned sequence classifier (MiniLM with a linear head)")

