@@ -14,6 +14,7 @@ from mbe_plugin.config import MBEConfig
 from mbe_plugin.conversion.audit import Findings
 from mbe_plugin.conversion.batches import device_of
 from mbe_plugin.conversion.build import make_operator
+from mbe_plugin.conversion.following.foreign import refuse_foreign_modules
 from mbe_plugin.conversion.following.frames import ModuleSites, inside_operator
 from mbe_plugin.conversion.following.routed import CONTAINER, SAVER, install
 from mbe_plugin.conversion.sites import Site
@@ -43,8 +44,7 @@ def install_copy(model: nn.Module, copy: bool) -> tuple[nn.Module, dict[str, Mod
     """A copy of the model in eval mode (of its structure only, if not ``copy``), routed, without sites yet."""
     if not isinstance(model, nn.Module):
         raise ConversionError(f"convert takes a torch.nn.Module, got {type(model).__name__}")
-    if isinstance(getattr(model, "mbe_conversion", None), Conversion):
-        raise ConversionError("this model is converted already; convert the ANN it came from")
+    refuse_foreign_modules(model)
     bare = next((n for n, t in (*model.named_parameters(), *model.named_buffers()) if t.is_meta), None)
     if bare is not None:
         raise ConversionError(f"{bare} is on the meta device, which holds no values; load the weights first")
@@ -56,7 +56,7 @@ def install_copy(model: nn.Module, copy: bool) -> tuple[nn.Module, dict[str, Mod
     except Exception as refused:
         raise ConversionError(
             f"{type(model).__name__} cannot be copied ({type(refused).__name__}: {refused}); make copy.deepcopy(model) "
-            "work, for instance by torch.nn.utils.remove_weight_norm"
+            "work, for instance by deleting what it holds beside its parameters and buffers"
         ) from refused
     return work, install(work)
 
