@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from mbe_plugin.config import MBEConfig
 from mbe_plugin.conversion.audit import Findings
@@ -52,13 +53,27 @@ def install_copy(model: nn.Module, copy: bool) -> tuple[nn.Module, dict[str, Mod
     if not copy:
         memo = {id(t): t for t in (*model.parameters(), *model.buffers())}
     try:
-        work = copying.deepcopy(model, memo).eval()
+        with _Detached():
+            work = copying.deepcopy(model, memo).eval()
     except Exception as refused:
         raise ConversionError(
             f"{type(model).__name__} cannot be copied ({type(refused).__name__}: {refused}); make copy.deepcopy(model) "
             "work, for instance by deleting what it holds beside its parameters and buffers"
         ) from refused
     return work, install(work)
+
+
+class _Detached(TorchFunctionMode):
+    """A deep copy takes the tensors that hang on a graph, such as a model keeps of its last forward, as constants."""
+
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run func, or in place of refusing a copy with gradients make one without."""
+        if func is Tensor.__deepcopy__ and not args[0].is_leaf:
+            tensor, memo = args
+            return memo.setdefault(id(tensor), tensor.detach().clone())
+        return func(*args, **(kwargs or {}))
 
 
 MakeNeuron = Callable[[str, str, str, Scalar | None], nn.Module]  # site, role, function, scalar
