@@ -103,7 +103,7 @@ def attach(
         operator = None
         if site.name not in kept:
             operator = _operator(work, site if reuse else replace(site, coded=frozenset()), neuron)
-            container[site.name.replace(".", "/")] = operator
+            container[site.key] = operator
             for role, node in operator.neurons():
                 node.simulate, node.notice = config.simulate, notice
                 if not node.site:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from mbe_plugin.errors import ConversionError
 
-_WRAPPERS = ("FullyShardedDataParallel", "DistributedDataParallel", "DataParallel")
+_WRAPPERS = ("DistributedDataParallel", "DataParallel")
+_SHARDED = {"FullyShardedDataParallel": "FullyShardedDataParallel", "FSDPModule": "fully_shard"}
 _QUANTISED = ("bitsandbytes.", "torchao.", "torch.ao.nn", "auto_gptq.", "awq.")
 _ATTENTION_KERNELS = ("flash_attention_2", "flash_attention_3", "flex_attention")
 
@@ -63,14 +64,15 @@ def _refuse_wrappers(place: str, module: nn.Module) -> None:
     kind = type(module).__name__
     if kind in _WRAPPERS:
         raise ConversionError(f"{place} is wrapped in {kind}; convert its .module and wrap the result")
-    if any(cls.__name__ == "FSDPModule" for cls in type(module).__mro__):
+    by = next((_SHARDED[cls.__name__] for cls in type(module).__mro__ if cls.__name__ in _SHARDED), None)
+    if by is not None:
         raise ConversionError(
-            f"{place} is sharded by fully_shard; convert the model before it is sharded, and shard the result"
+            f"{place} is sharded by {by}; convert the model before it is sharded, and shard the result"
         )
-    sharded = next((n for n, p in module.named_parameters(recurse=False) if _is_sharded(p)), None)
-    if sharded is not None:
+    part = next((n for n, p in module.named_parameters(recurse=False) if _is_distributed(p)), None)
+    if part is not None:
         raise ConversionError(
-            f"{place} holds {sharded} as a DTensor, a part of it per process; convert the model before it is "
+            f"{place} holds {part} as a DTensor, a part of it per process; convert the model before it is "
             "parallelised, and parallelise the result"
         )
     if "_hf_hook" in vars(module):
@@ -81,7 +83,7 @@ def _refuse_wrappers(place: str, module: nn.Module) -> None:
         )
 
 
-def _is_sharded(parameter: Tensor) -> bool:
+def _is_distributed(parameter: Tensor) -> bool:
     return any(cls.__name__ == "DTensor" for cls in type(parameter).__mro__)
 
 
