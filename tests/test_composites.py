@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import mbe_plugin
 from mbe_plugin import MBEConfig, convert
-from mbe_plugin.conversion import decompose
+from mbe_plugin.conversion.vocabulary import decompose
 
 
 def gaussian(*shape, seed=0):

@@ -721,14 +721,15 @@ def test_the_memo_gives_the_last_train_again_for_the_same_tensor_only() -> None:
     assert len(calls) == 5, "another encoder"
     with torch.inference_mode():
         y = gaussian(3)
-        memo.encode(encoder, y, -1)
+        first = memo.encode(encoder, y, -1)
+        assert memo.encode(encoder, y, -1) is first, "as outside of inference mode"
         y += 1
-        assert torch.equal(memo.encode(encoder, y, -1), y + 1), (
-            "inference tensors do not say whether they changed"
-        )
+        memo.written()  # inference tensors do not say that they changed, so the walk does
+        assert torch.equal(memo.encode(encoder, y, -1), y + 1)
 
 
-def test_a_tensor_written_in_between_is_encoded_again() -> None:
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_tensor_written_in_between_is_encoded_again(mode: Callable) -> None:
     class Written(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -742,10 +743,22 @@ def test_a_tensor_written_in_between_is_encoded_again() -> None:
 
     model, x = Written(), gaussian(5, 8)
     snn = convert(model, [x])
-    with count_spikes(snn) as counts:
-        got = snn(x)
+    with mode(), count_spikes(snn) as counts:
+        got = snn(x.clone())
     assert sum(n.elements for n in counts.neurons.values()) == 2 * x.numel()
     torch.testing.assert_close(got, model(x), rtol=1e-3, atol=1e-3)
+
+
+def test_inference_mode_counts_the_spikes_that_no_grad_counts() -> None:
+    """Layers that read the same tensor share its train there, too (it was encoded once for each)."""
+    model, x = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval(), gaussian(4, 6, 8)
+    snn = convert(model, [x], MBEConfig(merge=False))
+    counted = []
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode(), count_spikes(snn) as counts:
+            snn(x.clone())
+        counted.append({key: (n.counts.tolist(), n.elements) for key, n in counts.neurons.items()})
+    assert counted[0] == counted[1]
 
 
 def test_the_train_of_a_unary_neuron_feeds_the_next_layer() -> None:

@@ -54,12 +54,18 @@ class SiteReport:
 
 @dataclass(frozen=True)
 class Report:
-    """What became spiking and what did not; print it, or take as_dict() or to_markdown()."""
+    """What became spiking and what did not; print it, or take as_dict() or to_markdown().
+
+    without_activation: in how many modules a nonlinear function met values that are no activations, and stayed exact.
+    unchecked: products with weights whose other operand was taken for a constant although it was seen only once.
+    """
 
     sites: tuple[SiteReport, ...]
     kept_exact: dict[str, str]
     linear: dict[str, int]
     exact: dict[str, int]
+    without_activation: dict[str, int]
+    unchecked: tuple[str, ...]
     unsupported: dict[str, int]
     blind_spots: tuple[str, ...]
     time_steps: int
@@ -82,7 +88,14 @@ class Report:
             f"kept exact: {_reasons(self.kept_exact)}",
             f"exact by design, outside operators: {_listed(self.exact)}",
             f"linear with fixed weights, outside operators: {_listed(self.linear)}",
+            f"exact, of what is no activation (weights, tables, masks, positions, prepared inputs): "
+            f"{_listed(self.without_activation)}",
         ]
+        if self.unchecked:
+            lines.append(
+                f"TAKEN FOR CONSTANTS, met only once in a shape: {', '.join(self.unchecked)}; calibrate with two "
+                "batches of one shape to make sure"
+            )
         if self.unsupported:
             lines.append(f"NOT SPIKING, unsupported: {_listed(self.unsupported)}")
         return "\n".join(lines)
@@ -164,6 +177,8 @@ def report(snn: nn.Module) -> Report:
         kept_exact=dict(conversion.kept_exact),
         linear=_by_operator(conversion.findings.linear),
         exact=_by_operator(conversion.findings.exact),
+        without_activation=dict(Counter(function for _, function in conversion.unmarked)),
+        unchecked=tuple(conversion.unchecked),
         unsupported={f"{op} in {path}": n for (path, op), n in conversion.findings.unsupported.items()},
         blind_spots=BLIND_SPOTS,
         time_steps=conversion.config.time_steps,

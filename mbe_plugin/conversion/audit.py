@@ -23,7 +23,7 @@ from mbe_plugin.conversion.following.frames import SLOT, Refusal
 from mbe_plugin.conversion.marks import holds_numbers
 
 BLIND_SPOTS = (
-    "values that leave torch and come back (numpy, .item(), .tolist())",
+    "values that leave torch and come back (numpy, .item(), .tolist()) and meet no weight afterwards",
     "extension code that reads a tensor's memory without calling torch operators",
     "decisions of Python code on values (branches, indices computed from activations)",
     "static, class and private methods and plain functions of the model called from outside its forwards (exact there)",
@@ -41,12 +41,13 @@ LINEAR = frozenset(
 # whatever the walk sees of these it encodes, so one that is left over was hidden from it
 WEIGHTED = frozenset(
     "mm addmm bmm baddbmm addbmm addmv mv dot vdot convolution _convolution mkldnn_linear einsum bilinear "
-    "_fft_r2c _fft_c2c _fft_c2r".split()
+    "_fft_r2c _fft_c2c _fft_c2r _sparse_mm _sparse_addmm sspaddmm hspmm".split()
 )
 PRODUCTS = frozenset(
     "mul mm bmm baddbmm addbmm addmm addmv mv dot addcmul convolution _convolution einsum".split()
 )
 QUOTIENTS = frozenset("div addcdiv".split())
+REDUCTIONS_BY_PRODUCT = ("prod", "multiply")
 EXACT = frozenset(
     "max min amax amin maximum minimum fmax fmin clamp clamp_min clamp_max where eq ne lt le gt ge isnan isinf "
     "nan_to_num isfinite isin any all logical_and logical_or logical_not logical_xor "
@@ -115,10 +116,15 @@ class Audit(TorchDispatchMode):
         mode = SLOT.mode
         if active and not SLOT.inside_operator:
             path = mode.frames[-1].sites.path or "(root)" if mode and mode.frames else "(hooks of the root)"
-            self._note(path, namespace, name, args, active)
+            named = zip((a.name for a in func._schema.arguments), args, strict=False)
+            self._note(path, namespace, name, args, {**dict(named), **kwargs}, active)
         return out
 
-    def _note(self, path: str, namespace: str, name: str, args: tuple, active: int) -> None:
+    def _note(
+        self, path: str, namespace: str, name: str, args: tuple, named: dict[str, Any], active: int
+    ) -> None:
+        if name == "div" and named.get("rounding_mode") is not None and not self._by_activation(args):
+            name = named["rounding_mode"]  # exact, as floor and trunc are
         key = (path, name if namespace == "aten" else f"{namespace}::{name}")
         if SLOT.refused is not None:
             if SLOT.refused is not self._refusal:  # its first operator; one call counts once
@@ -128,21 +134,33 @@ class Audit(TorchDispatchMode):
             self.findings.unsupported[path, f"{name} on an input that no neuron encodes"] += 1
         elif namespace not in ("aten", "prims"):
             self.findings.unsupported[key] += 1
-        elif name in EXACT and not (name in MODULUS and args[0].is_complex()):
+        elif name in EXACT and not self._inexact_use(name, args, named):
             self.findings.exact[key] += 1
-        elif name in LINEAR and not self._nonlinear_use(name, args, active):
+        elif name in LINEAR and not self._nonlinear_use(name, args, named, active):
             self.findings.linear[key] += 1
         else:
             self.findings.unsupported[key] += 1
 
-    def _nonlinear_use(self, name: str, args: tuple, active: int) -> bool:
-        """A product of two activations, or a division by one."""
+    def _inexact_use(self, name: str, args: tuple, named: dict[str, Any]) -> bool:
+        """A modulus of complex numbers, or a product under the name of what moves values."""
+        return (name in MODULUS and args[0].is_complex()) or named.get("reduce") in REDUCTIONS_BY_PRODUCT
+
+    def _nonlinear_use(self, name: str, args: tuple, named: dict[str, Any], active: int) -> bool:
+        """A product of two activations, a division by one, or a normalisation by the batch's own statistics."""
         if name in QUOTIENTS:
-            return len(args) > 1 and isinstance(args[-1], Tensor) and self._is_activation(args[-1])
+            return self._by_activation(args) or named.get("rounding_mode") is not None
+        if "batch_norm" in name:
+            return bool(named.get("training", named.get("train", False)))
+        if name == "lerp":
+            weight = named.get("weight")
+            return active > 1 and isinstance(weight, Tensor) and self._is_activation(weight)
         if name not in PRODUCTS or active < 2:
             return False
         factors = args[-2:] if name in ("addmm", "baddbmm", "addbmm", "addmv", "addcmul") else args[:2]
         return sum(1 for t in factors if isinstance(t, Tensor) and self._is_activation(t)) > 1
+
+    def _by_activation(self, args: tuple) -> bool:
+        return len(args) > 1 and isinstance(args[-1], Tensor) and self._is_activation(args[-1])
 
     def _follow(self, func: Any, args: tuple, kwargs: dict[str, Any], out: Any) -> None:
         if func._schema.name.split("::")[1] not in _SHAPE_ONLY:
@@ -152,6 +170,10 @@ class Audit(TorchDispatchMode):
             if argument.alias_info is not None and argument.alias_info.is_write:
                 for tensor in _floating(value):
                     self._add(tensor)
+
+    def begin(self, tensor: Tensor) -> None:
+        """Follow this tensor, too: calibration found that an activation begins there."""
+        self._add(tensor)
 
     def _add(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
@@ -166,10 +188,3 @@ def _floating(value: Any) -> Iterator[Tensor]:
     for leaf in tree_leaves(value):
         if isinstance(leaf, Tensor) and holds_numbers(leaf):
             yield leaf
-
-
-def audit_forward(call: Any, inputs: list[Tensor]) -> Findings:
-    """Run call() once under the audit and return what it found."""
-    with torch.no_grad(), Audit(inputs) as audit:
-        call()
-    return audit.findings

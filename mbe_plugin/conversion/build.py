@@ -19,6 +19,7 @@ from mbe_plugin.neuron.scaling import binary_exponent
 from mbe_plugin.neuron.tables import Tables, mirrored_tables
 from mbe_plugin.operators import (
     Attention,
+    BatchNorm,
     CalibratedNode,
     EncodedCall,
     Exponential,
@@ -72,7 +73,13 @@ def make_operator(site: Site, make: NeuronFactory, module_scalar: Scalar | None 
     return make_unary(site.op, site.static, make)
 
 
-_WHOLE = {"softmax": Softmax, "layer_norm": LayerNorm, "rms_norm": RMSNorm, "group_norm": GroupNorm}
+_WHOLE = {
+    "softmax": Softmax,
+    "layer_norm": LayerNorm,
+    "rms_norm": RMSNorm,
+    "group_norm": GroupNorm,
+    "batch_norm": BatchNorm,
+}
 
 
 def make_unary(op: str, static: dict[str, Any], make: NeuronFactory) -> SpikingOperator:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mbe_plugin.config import MBEConfig
-from mbe_plugin.conversion.audit import Findings, audit_forward
+from mbe_plugin.conversion.audit import Audit, Findings
 from mbe_plugin.conversion.batches import device_of
 from mbe_plugin.conversion.build import NeuronBuilder
 from mbe_plugin.conversion.following.comparison import root_ratio, seeded, squared_error
@@ -88,7 +88,17 @@ def build(
     kept = {name: why for name, why in reasons.items() if why}
     if len(kept) == len(calibration.sites):
         raise ConversionError(_nothing(calibration, kept))
-    conversion = Conversion(config, calibration.sites, kept, Findings(), batches=calibration.batches)
+    conversion = Conversion(
+        config,
+        calibration.sites,
+        kept,
+        Findings(),
+        batches=calibration.batches,
+        inputs=calibration.inputs,
+        origins=calibration.origins,
+        unchecked=calibration.unchecked,
+        unmarked=calibration.unmarked,
+    )
     shared = {site.name: site.shared for site in calibration.sites}
     builders = {site.name: NeuronBuilder(site, config) for site in calibration.sites}
     neurons: dict[tuple[str, str], nn.Module] = {}
@@ -100,7 +110,7 @@ def build(
         neurons[site, role] = made
         return made
 
-    attach(work, modules, conversion, calibration.inputs, neuron, save)
+    attach(work, modules, conversion, neuron, save)
     return conversion
 
 
@@ -111,8 +121,8 @@ def _nothing(calibration: Calibration, kept: dict[str, str]) -> str:
             "and linear_inputs"
         )
     return (
-        f"nothing to convert: no operator on activations was found in {calibration.model_class}; is the calibration "
-        "batch's input a floating tensor, or looked up in an embedding?"
+        f"nothing to convert: no operator on activations was found in {calibration.model_class}; activations are floating "
+        "inputs, embeddings, and what meets a weight and differs from batch to batch"
     )
 
 
@@ -146,12 +156,13 @@ def audit(work: nn.Module, args: tuple, kwargs: dict[str, Any], conversion: Conv
     with (
         torch.no_grad(),
         seeded(device_of(work)),
-        watched_by(Router(watch)),
         count_spikes(work) as conversion.spikes,
+        Audit(inputs) as watching,
+        watched_by(Router(watch, watching.begin)),
     ):
-        findings = audit_forward(lambda: work(*args, **kwargs), inputs)
+        work(*args, **kwargs)
     conversion.local_errors = {site: root_ratio(found) for site, found in squares.items()}
-    return findings
+    return watching.findings
 
 
 def reset_counts(snn: nn.Module) -> None:

@@ -6,10 +6,16 @@ understood by torch.compile. CODED marks a neuron's read-out that nothing but da
 its spike train can be used again. PRODUCT marks the read-out of two trains multiplied element by element (a
 LayerNorm's, a softmax's, a gate's): as weighted pairs of spikes (METHOD eq. 9-12) it can feed weights, but a further
 product with an activation encodes it first, so that products are always of two single trains.
+
+Tensors that come from outside a forward are another's too: they may be in the middle of a forward in another thread.
+Their levels stand in a table of the running forward (``entered``), never on the tensor.
 """
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -37,26 +43,70 @@ MOVEMENT = frozenset(
 LIKE = frozenset("expand_as view_as reshape_as type_as to".split())
 
 
+class _Entered(threading.local):
+    """This thread's running forward: id -> (level, tensor) of what came into it from outside."""
+
+    def __init__(self) -> None:
+        self.levels: dict[int, tuple[int, Tensor]] = {}
+
+
+_ENTERED = _Entered()
+
+
+@contextmanager
+def entered(tensors: Iterable[tuple[Tensor, int]]) -> Iterator[None]:
+    """While this lasts, these tensors have these levels for this thread, and keep them to it."""
+    before = _ENTERED.levels
+    _ENTERED.levels = {id(tensor): (to, tensor) for tensor, to in tensors}
+    try:
+        yield
+    finally:
+        _ENTERED.levels = before
+
+
+def enter_as(tensor: Tensor, to: int) -> None:
+    """Give a tensor that others may hold a level in the running forward."""
+    if torch.compiler.is_compiling():
+        setattr(tensor, _ATTRIBUTE, to)
+    else:
+        _ENTERED.levels[id(tensor)] = (to, tensor)
+
+
+def _level(tensor: Tensor) -> int:
+    if not torch.compiler.is_compiling():  # there, a call's tensors are the trace's own
+        found = _ENTERED.levels.get(id(tensor))
+        if found is not None:
+            return found[0]
+    return getattr(tensor, _ATTRIBUTE, CONSTANT)
+
+
 def level(value: object) -> int:
     """CONSTANT, ACTIVATION, PRODUCT or CODED; anything but a marked tensor is CONSTANT."""
-    return getattr(value, _ATTRIBUTE, CONSTANT) if isinstance(value, Tensor) else CONSTANT
+    return _level(value) if isinstance(value, Tensor) else CONSTANT
 
 
 def is_activation(value: object) -> bool:
     """Whether value is a tensor marked as an activation."""
-    return isinstance(value, Tensor) and getattr(value, _ATTRIBUTE, CONSTANT) > CONSTANT
+    return isinstance(value, Tensor) and _level(value) > CONSTANT
 
 
 def holds_numbers(tensor: Tensor) -> bool:
-    """Whether a tensor can be an activation: integers and truth values cannot."""
-    return tensor.is_floating_point() or tensor.is_complex()
+    """Whether a tensor can be an activation: integers and truth values cannot, nor a sparse matrix."""
+    return (tensor.is_floating_point() or tensor.is_complex()) and tensor.layout == torch.strided
+
+
+def _set_level(tensor: Tensor, to: int) -> None:
+    if not torch.compiler.is_compiling() and id(tensor) in _ENTERED.levels:
+        _ENTERED.levels[id(tensor)] = (to, tensor)
+    else:
+        setattr(tensor, _ATTRIBUTE, to)
 
 
 def mark(value: Any, to: int) -> None:
     """Mark every floating tensor in value (a tensor or nested lists, tuples, dicts)."""
     if isinstance(value, Tensor):
         if holds_numbers(value):
-            setattr(value, _ATTRIBUTE, to)
+            _set_level(value, to)
     elif isinstance(value, (list, tuple)):
         for item in value:
             mark(item, to)
@@ -116,7 +166,7 @@ def _levels(args: tuple, kwargs: dict[str, Any]) -> tuple[int, int]:
     for value in (*args, *kwargs.values()):
         for item in value if isinstance(value, (list, tuple)) else (value,):
             if isinstance(item, torch.Tensor):
-                mark_level = getattr(item, _ATTRIBUTE, CONSTANT)
+                mark_level = _level(item)
                 if mark_level:
                     highest = max(highest, mark_level)
                     lowest = min(lowest, mark_level)

@@ -39,6 +39,11 @@ class Conversion:
     )  # site -> relative error on the audit's batch
     spikes: SpikeCounts | None = None  # of the audit's batch
     batches: int = 0
+    # as in Calibration:
+    inputs: dict[str, dict[str, int]] = field(default_factory=dict)
+    origins: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    unchecked: list[str] = field(default_factory=list)
+    unmarked: list[tuple[str, str]] = field(default_factory=list)
 
 
 def install_copy(model: nn.Module, copy: bool) -> tuple[nn.Module, dict[str, ModuleSites]]:
@@ -84,7 +89,6 @@ def attach(
     work: nn.Module,
     modules: dict[str, ModuleSites],
     conversion: Conversion,
-    inputs: dict[str, dict[str, int]],
     neuron: MakeNeuron,
     save: Save,
 ) -> None:
@@ -115,8 +119,10 @@ def attach(
     notice.nodes = [m for m in container.modules() if isinstance(m, CalibratedNode)]
     for owner in modules.values():
         owner.notice = notice
-    for path, marks in inputs.items():
+    for path, marks in conversion.inputs.items():
         modules[path].inputs = dict(marks)
+    for path, begun in conversion.origins.items():
+        modules[path].origins = dict(begun)
     work.add_module(CONTAINER, container.to(device_of(work)).eval())
     work.__dict__["mbe_conversion"] = conversion
     work.__dict__[SAVER] = save

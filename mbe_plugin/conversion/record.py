@@ -22,6 +22,7 @@ from mbe_plugin.conversion.following.comparison import (
     seeded,
 )
 from mbe_plugin.conversion.following.frames import (
+    SLOT,
     Frame,
     ModuleSites,
     WatchedForward,
@@ -29,23 +30,64 @@ from mbe_plugin.conversion.following.frames import (
     slots,
     watched_by,
 )
+from mbe_plugin.conversion.following.origins import Origins, follow_weights, is_weight, perturbed_run
 from mbe_plugin.conversion.following.routed import unrouted
-from mbe_plugin.conversion.marks import CODED, PRODUCT, level, mark
+from mbe_plugin.conversion.marks import CODED, PRODUCT, holds_numbers, level, mark
 from mbe_plugin.conversion.sites import Calibration, Site, structure_of
 from mbe_plugin.conversion.vocabulary.probe import find_units
-from mbe_plugin.conversion.vocabulary.rules import Call, MultilinearRule, QuotientRule, Rule
+from mbe_plugin.conversion.vocabulary.rules import Call, MultilinearRule, QuotientRule, Rule, Spelling
 from mbe_plugin.conversion.vocabulary.units import UnitSpec
 from mbe_plugin.errors import CalibrationError, ConversionError, MBEError
 from mbe_plugin.fitting.functions import Scalar
 from mbe_plugin.operators import Memo, Observer, SpikingOperator
-from mbe_plugin.operators.encoded import version_of
 
 
-class Recorder(WatchedForward):
+class Scout(WatchedForward):
+    """Makes the original calls, and finds where activations begin (origins.py)."""
+
+    def __init__(self, origins: Origins) -> None:
+        super().__init__()
+        self.origins = origins
+
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """See WatchedForward; follows what is computed from weights, too."""
+        out = super().__torch_function__(func, types, args, kwargs)
+        if not SLOT.inside_operator:
+            follow_weights(args, kwargs or {}, out)
+        return out
+
+    def looks_for_origins(self, frame: Frame) -> bool:
+        """See WatchedForward."""
+        return True
+
+    def origins_at(
+        self, frame: Frame, call: str, operands: Mapping[str, Tensor], weights: list[Any]
+    ) -> list[str]:
+        """See WatchedForward; by comparing with what the same call met before."""
+        if not any(is_weight(t) for t in weights):
+            return []
+        return self.origins.begins(frame.sites.path, call, operands)
+
+    def at_site(self, rule: Rule, call: Call, label: str, exact: Callable[[], Any]) -> Any:
+        """The original call's result."""
+        return inside_operator(exact)
+
+    def at_unit(self, frame: Frame, x: Tensor, exact: Callable[[], Any]) -> Any:
+        """What the module itself returns."""
+        assert frame.sites.unit is not None
+        out = inside_operator(exact)
+        mark(out, frame.sites.unit.emits)
+        return out
+
+
+class Recorder(Scout):
     """Makes a Site for every call site it meets, and observes."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, origins: Origins) -> None:
+        super().__init__(origins)
+        self.unmarked: set[tuple[str, str]] = set()  # nonlinear functions that met no activation
         self.sites: dict[str, Site] = {}
         self.observers: dict[str, SpikingOperator] = {}
         self.inputs: dict[str, dict[str, int]] = {}
@@ -62,6 +104,13 @@ class Recorder(WatchedForward):
         for slot, tensor in slots(names, args, kwargs):
             key = f"{frame.method}({slot})"
             known[key] = max(known.get(key, 0), level(tensor))
+
+    def _bound(self, rule: Rule, spelling: Spelling, args: tuple, kwargs: dict[str, Any]) -> Call | None:
+        call = super()._bound(rule, spelling, args, kwargs)
+        x = args[0] if args else kwargs.get("input")
+        if call is None and rule.nonlinear and isinstance(x, Tensor) and holds_numbers(x):
+            self.unmarked.add((self.frames[-1].sites.path, rule.op))
+        return call
 
     def at_site(self, rule: Rule, call: Call, label: str, exact: Callable[[], Any]) -> Any:
         """The original call's result; the observers see the operands first (it may work in place)."""
@@ -84,9 +133,7 @@ class Recorder(WatchedForward):
             site = Site(frame.sites.path, spec.function, spec.function, unit=spec)
             self._add(site, None, lambda v: inside_operator(lambda: type(module).forward(module, v)))
         inside_operator(lambda: self.observers[name](*spec.arguments(frame.module, x)))
-        out = inside_operator(exact)
-        mark(out, spec.emits)
-        return out
+        return super().at_unit(frame, x, exact)
 
     def _add(self, site: Site, call: Call | None, scalar: Scalar | None = None) -> None:
         self.sites[site.name] = site
@@ -111,8 +158,8 @@ class Recorder(WatchedForward):
             return
         for operand in site.dims:
             tensor, role = call.operands[operand], f"encoders.{operand}"
-            version = version_of(tensor)
-            twin = next((e for e in self._encoded if e[0] is tensor and e[1] == version >= 0), None)
+            version = self.memo.version_of(tensor)
+            twin = next((e for e in self._encoded if e[0] is tensor and e[1] == version), None)
             if twin is not None and twin[2] != site.name:
                 site.shared.setdefault(role, (twin[2], twin[3]))
             elif twin is None:
@@ -126,7 +173,15 @@ class Recorder(WatchedForward):
                 if isinstance(observer, Observer):
                     site.roles[observer.role] = observer.statistics
         return Calibration(
-            list(self.sites.values()), self.inputs, batches, first, type(model).__name__, structure_of(model)
+            list(self.sites.values()),
+            self.inputs,
+            batches,
+            first,
+            type(model).__name__,
+            structure_of(model),
+            self.origins.begun,
+            self.origins.unchecked(),
+            sorted(self.unmarked),
         )
 
 
@@ -141,24 +196,48 @@ def record(
     Raises CalibrationError for no batches, a batch that the model refuses, and values that are not finite.
     """
     _check_batches(batches)
-    recorder = Recorder()
+    recorder = Recorder(Origins())
     first: tuple[tuple, dict] | None = None
     count = 0
     for batch in batches:
         args, kwargs = as_call(batch, model)
+        progress(f"calibration batch {count + 1}")
         if first is None:
             first = (args, kwargs)
-            wanted = _find_units(model, modules, args, kwargs)
-        progress(f"calibration batch {count + 1}")
-        recorder.start()
-        with seeded(device_of(model), count), watched_by(recorder):
-            out = _forward(model, count, args, kwargs)
-        if count == 0:
-            _check_routing(model, outputs_of(out), wanted, args, kwargs)
+            recorder = _first_batch(model, modules, args, kwargs)
+        else:
+            _run(recorder, model, count, args, kwargs)
         count += 1
     if first is None:
         raise CalibrationError("no calibration data: the iterable gave no batch; pass at least one")
     return recorder.finish(count, first, model)
+
+
+def _first_batch(model: nn.Module, modules: dict[str, ModuleSites], args: tuple, kwargs: dict) -> Recorder:
+    """The recorder that has seen the first batch, which also tells units, origins, and whether routing changes it."""
+    wanted = _find_units(model, modules, args, kwargs)
+    recorder = Recorder(Origins())
+    out = _run(recorder, model, 0, args, kwargs)
+    _check_routing(model, outputs_of(out), wanted, args, kwargs)
+    origins = recorder.origins
+    if origins.seen:
+        for bold in (
+            (False, True) if device_of(model).type == "cpu" else (False,)
+        ):  # a GPU dies of a wrong index
+            perturbed_run(lambda a, k: _run(Scout(origins), model, 0, a, k), args, kwargs, bold)
+    if any(origins.begun.values()):
+        origins.met.clear()  # what lies behind them is no question any more
+        recorder = Recorder(origins)
+        _run(recorder, model, 0, args, kwargs)
+    return recorder
+
+
+def _run(mode: Scout, model: nn.Module, index: int, args: tuple, kwargs: dict) -> Any:
+    """One forward under ``mode``, with the random numbers of calibration batch ``index``."""
+    if isinstance(mode, Recorder):
+        mode.start()
+    with seeded(device_of(model), index), watched_by(mode):
+        return _forward(model, index, args, kwargs)
 
 
 def _check_batches(batches: Any) -> None:

@@ -46,7 +46,12 @@ class Site:
 
 @dataclass
 class Calibration:
-    """The sites of a model, in the order in which they were first reached, and which inputs are activations."""
+    """The sites of a model, in the order in which they were first reached, and which inputs are activations.
+
+    origins: where activations begin that came in as integers or from outside torch; unchecked: calls with weights whose
+    other operand was taken for a constant although it was met only once; unmarked: (module, function) of the nonlinear
+    functions that met no activation.
+    """
 
     sites: list[Site]
     inputs: dict[str, dict[str, int]]  # module path -> slot -> mark
@@ -54,6 +59,9 @@ class Calibration:
     first_batch: tuple[tuple, dict[str, Any]]
     model_class: str
     structure: dict[str, str]
+    origins: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    unchecked: list[str] = field(default_factory=list)
+    unmarked: list[tuple[str, str]] = field(default_factory=list)
 
 
 def structure_of(model: nn.Module) -> dict[str, str]:

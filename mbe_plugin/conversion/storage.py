@@ -31,7 +31,7 @@ from mbe_plugin.node import BUFFER_OF
 from mbe_plugin.operators import CalibratedNode, SharedScaleNode, SpikingOperator, Statistics
 from mbe_plugin.operators.spikes import NeuronSpikes, SpikeCounts
 
-FORMAT = 1
+FORMAT = 2
 TENSORS, DESCRIPTION = "mbe.safetensors", "mbe.json"
 
 
@@ -55,7 +55,10 @@ def save(snn: nn.Module, folder: str | Path) -> None:
         "tensors_sha256": hashlib.sha256((folder / TENSORS).read_bytes()).hexdigest(),
         "config": json.loads(conversion.config.to_json()),
         "sites": [_site_as_dict(site) for site in conversion.sites],
-        "inputs": {path: sites.inputs for path, sites in _module_sites(snn).items() if sites.inputs},
+        "inputs": conversion.inputs,
+        "origins": conversion.origins,
+        "unchecked": conversion.unchecked,
+        "unmarked": conversion.unmarked,
         "neurons": neurons,
         "kept_exact": conversion.kept_exact,
         "findings": {k: [[*key, n] for key, n in getattr(conversion.findings, k).items()] for k in _FINDINGS},
@@ -94,12 +97,16 @@ def load(
         local_errors=description["local_errors"],
         batches=description["batches"],
         spikes=_spikes_from_list(description["spikes"]),
+        inputs=description["inputs"],
+        origins=description["origins"],
+        unchecked=description["unchecked"],
+        unmarked=[(path, function) for path, function in description["unmarked"]],
     )
 
     def neuron(site: str, role: str, *_: object) -> CalibratedNode:
         return nodes[f"{site}|{role}"]
 
-    attach(work, modules, conversion, description["inputs"], neuron, save)
+    attach(work, modules, conversion, neuron, save)
     return work
 
 
@@ -233,10 +240,6 @@ def _pretrained(folder: Path, description: dict[str, Any]) -> nn.Module:
             f"transformers has no class {description['model_class']}; pass the model to load()"
         )
     return cls.from_pretrained(folder).eval()
-
-
-def _module_sites(snn: nn.Module) -> dict[str, Any]:
-    return {p: m._mbe_sites for p, m in snn.named_modules() if hasattr(m, "_mbe_sites")}
 
 
 def _site_as_dict(site: Site) -> dict[str, Any]:

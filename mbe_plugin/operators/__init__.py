@@ -9,12 +9,13 @@ from mbe_plugin.operators.neuron import (
     SharedScaleNode,
     Statistics,
 )
-from mbe_plugin.operators.normalization import GroupNorm, LayerNorm, NormalizationUnit, RMSNorm
+from mbe_plugin.operators.normalization import BatchNorm, GroupNorm, LayerNorm, NormalizationUnit, RMSNorm
 from mbe_plugin.operators.softmax import Attention, Softmax
 from mbe_plugin.operators.unary import Exponential, Logarithm, Periodic, Rectifier, Unary
 
 __all__ = [
     "Attention",
+    "BatchNorm",
     "CalibratedNode",
     "EncodedCall",
     "Exponential",

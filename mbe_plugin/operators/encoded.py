@@ -24,18 +24,27 @@ class Memo:
         self.input: Tensor | None = None
         self.version = -1
         self.output: Tensor | None = None
+        self._writes = 0
 
     def encode(self, encoder: nn.Module, x: Tensor, dim: int) -> Tensor:
         """encoder(x, dim), or the same result again for the same tensor."""
         if torch.compiler.is_compiling():
             return _encoded(encoder, x, dim)
-        version = version_of(x)
-        if encoder is self.encoder and x is self.input and version == self.version and version >= 0:
+        version = self.version_of(x)
+        if encoder is self.encoder and x is self.input and version == self.version:
             assert self.output is not None
             return self.output
         self.encoder, self.input, self.version = encoder, x, version
         self.output = _encoded(encoder, x, dim)
         return self.output
+
+    def written(self) -> None:
+        """The forward has written into some tensor."""
+        self._writes += 1
+
+    def version_of(self, x: Tensor) -> int:
+        """How often x was written into; for inference tensors, which do not say, how often any tensor was."""
+        return self._writes if x.is_inference() else x._version
 
 
 def _encoded(encoder: nn.Module, x: Tensor, dim: int) -> Tensor:
@@ -49,11 +58,6 @@ def _encoded(encoder: nn.Module, x: Tensor, dim: int) -> Tensor:
 def as_real(x: Tensor) -> Tensor:
     """x; complex numbers [...] as their parts [..., 2]."""
     return torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
-
-
-def version_of(x: Tensor) -> int:
-    """How often x was written into; -1 for inference tensors, which do not say."""
-    return -1 if x.is_inference() else x._version
 
 
 class EncodedCall(SpikingOperator):

@@ -94,9 +94,30 @@ class GroupNorm(Normalization):
         """Each group of channels is normalised over its channels and places."""
         grouped = input.reshape(input.shape[0], num_groups, -1)
         out = self.normalize(grouped, (-1,), eps).reshape(input.shape)
-        shape = [1, -1, *[1] * (input.dim() - 2)]
-        weight, bias = (None if p is None else p.reshape(shape) for p in (weight, bias))
-        return _affine(out, weight, bias).to(input.dtype)
+        return _affine(out, *_per_channel(input, weight, bias)).to(input.dtype)
+
+
+class BatchNorm(Normalization):
+    """Called like torch.nn.functional.batch_norm with training=True and no running statistics: input [B, C, ...]."""
+
+    def __init__(self, make: NeuronFactory) -> None:
+        super().__init__(make, centered=True)
+
+    def forward(
+        self,
+        input: Tensor,
+        running_mean: None = None,
+        running_var: None = None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        training: bool = True,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> Tensor:
+        """Each channel is normalised over the batch and its places."""
+        channels = input.transpose(0, 1)
+        out = self.normalize(channels.flatten(1), (-1,), eps).reshape(channels.shape).transpose(0, 1)
+        return _affine(out, *_per_channel(input, weight, bias)).to(input.dtype).contiguous()
 
 
 class NormalizationUnit(Normalization):
@@ -113,6 +134,14 @@ class NormalizationUnit(Normalization):
         """The module's output for x [..., C]."""
         gain = weight + self.gain_offset if weight is not None and self.gain_offset else weight
         return _affine(self.normalize(x, (-1,), self.eps), gain, bias).to(x.dtype)
+
+
+def _per_channel(
+    input: Tensor, weight: Tensor | None, bias: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """weight and bias [C] in a shape that multiplies [B, C, ...]."""
+    shape = [1, -1, *[1] * (input.dim() - 2)]
+    return tuple(None if p is None else p.reshape(shape) for p in (weight, bias))  # type: ignore[return-value]
 
 
 def _affine(y: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:

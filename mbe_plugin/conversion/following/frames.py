@@ -9,8 +9,8 @@ module's path, the operator and its order within that frame. Two modes share thi
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -22,6 +22,8 @@ from torch.overrides import TorchFunctionMode
 from mbe_plugin.conversion.marks import (
     ACTIVATION,
     CONSTANT,
+    enter_as,
+    entered,
     holds_numbers,
     is_activation,
     mark,
@@ -46,11 +48,17 @@ class ModuleSites:
     unit: UnitSpec | None = None
     unit_operator: SpikingOperator | None = None
     inputs: dict[str, int] = field(default_factory=dict)  # slot -> mark, for calls from outside
+    origins: dict[str, list[str]] = field(
+        default_factory=dict
+    )  # call -> operands that begin there, see origins.py
     notice: RangeNotice | None = None
 
     def site(self, label: str) -> str:
         """Name of one of this module's sites."""
         return f"{self.path or '(root)'}:{label}"
+
+
+UNIT = "unit"  # the call of a module that is one operator
 
 
 class Frame:
@@ -59,11 +67,19 @@ class Frame:
     def __init__(self, sites: ModuleSites, module: nn.Module, method: str) -> None:
         self.sites, self.module, self.method = sites, module, method
         self.counts: dict[str, int] = {}
+        self.calls: dict[str, int] = {}
 
     def label(self, name: str) -> str:
         """The next label for a site of this name: numbered within this frame, from the second on."""
-        count = self.counts.get(name, 0)
-        self.counts[name] = count + 1
+        return self._numbered(self.counts, name)
+
+    def call(self, op: str) -> str:
+        """The same for every call of an operator with weights, whether it is a site or not."""
+        return self._numbered(self.calls, op)
+
+    def _numbered(self, counts: dict[str, int], name: str) -> str:
+        count = counts.get(name, 0)
+        counts[name] = count + 1
         prefix = "" if self.method == "forward" else f"{self.method}/"
         return f"{prefix}{name}#{count}" if count else f"{prefix}{name}"
 
@@ -106,17 +122,17 @@ class WatchedForward(TorchFunctionMode):
         spelling = SPELLINGS.get(func, ORDINARY)
         rule = spelling.rule
         if rule is not None:
-            call = rule.bind(spelling, args, kwargs)
+            call = self._bound(rule, spelling, args, kwargs)
             if call is not None:
                 if kwargs.get("out") is not None:
                     self._refuse_out(rule.label(call))
                 if not rule.takes_complex and _any_complex(call.operands.values()):
                     return self._refused(_of_complex(rule.label(call)), lambda: func(*args, **kwargs))
                 return self._site(rule, call, lambda: func(*args, **kwargs))
-        elif spelling.decomposition is not None and _any_activation(args, kwargs):
+        elif spelling.composite and self._takes_activation(spelling, args, kwargs):
+            if spelling.refused:
+                return self._refused(spelling.refused, lambda: func(*args, **kwargs))
             return self._decomposed(spelling, args, kwargs, lambda: func(*args, **kwargs))
-        elif spelling.refused and _any_activation(args, kwargs):
-            return self._refused(spelling.refused, lambda: func(*args, **kwargs))
         elif spelling.is_loss:
             return inside_operator(lambda: func(*args, **kwargs))
         out = func(*args, **kwargs)
@@ -132,7 +148,50 @@ class WatchedForward(TorchFunctionMode):
             propagate(
                 args, {} if spelling.like else kwargs, out, moves=spelling.moves, writes=spelling.writes
             )
+        if spelling.writes or "out" in kwargs:
+            self.memo.written()
         return out
+
+    def _bound(self, rule: Rule, spelling: Spelling, args: tuple, kwargs: dict[str, Any]) -> Call | None:
+        """The call as a site, if an activation is among its operands or begins there."""
+        call = rule.bind(spelling, args, kwargs)
+        frame = self.frames[-1]
+        if not rule.weighs or not self.looks_for_origins(frame):
+            return call
+        name = frame.call(rule.op)
+        if call is not None:
+            return call
+        operands = {n: t for n, t in rule.operands(args, kwargs).items() if isinstance(t, Tensor)}
+        if not self._begin(frame, name, operands, rule.weights(args, kwargs)):
+            return None
+        return rule.bind(spelling, args, kwargs)
+
+    def _takes_activation(self, spelling: Spelling, args: tuple, kwargs: dict[str, Any]) -> bool:
+        """Whether an activation is among a composite's arguments, or begins there."""
+        frame = self.frames[-1]
+        numbered = frame.call(spelling.name) if self.looks_for_origins(frame) else ""
+        found = tensors_of((args, kwargs))
+        if any(is_activation(t) for _, t in found):
+            return True
+        operands = {slot: t for slot, t in found if holds_numbers(t)}
+        return bool(numbered) and self._begin(frame, numbered, operands, list(operands.values()))
+
+    def _begin(self, frame: Frame, call: str, operands: Mapping[str, Tensor], weights: list[Any]) -> bool:
+        """Make activations of the operands that begin at this call; whether there are any."""
+        names = self.origins_at(frame, call, operands, weights)
+        for name in names:
+            enter_as(operands[name], ACTIVATION)
+        return bool(names)
+
+    def looks_for_origins(self, frame: Frame) -> bool:
+        """Whether this frame's calls are numbered, because activations may begin in it."""
+        raise NotImplementedError
+
+    def origins_at(
+        self, frame: Frame, call: str, operands: Mapping[str, Tensor], weights: list[Any]
+    ) -> list[str]:
+        """The names of the unmarked operands that are activations all the same; weights may be weights."""
+        raise NotImplementedError
 
     def at_site(self, rule: Rule, call: Call, label: str, exact: Callable[[], Any]) -> Any:
         """What the site's call returns; exact() makes the original call."""
@@ -141,6 +200,14 @@ class WatchedForward(TorchFunctionMode):
     def at_unit(self, frame: Frame, x: Tensor, exact: Callable[[], Any]) -> Any:
         """What a module that is one operator returns; exact() runs the module itself."""
         raise NotImplementedError
+
+    def reaches_unit(self, frame: Frame, x: Any) -> bool:
+        """Whether the input of a module that is one operator is an activation, or becomes one there."""
+        if is_activation(x):
+            return True
+        if not isinstance(x, Tensor) or not holds_numbers(x) or not self.looks_for_origins(frame):
+            return False
+        return self._begin(frame, UNIT, {"input": x}, list(frame.module.parameters(recurse=False)))
 
     def at_entry(self, frame: Frame, names: tuple[str, ...], args: tuple, kwargs: dict[str, Any]) -> None:
         """Called when a frame begins, with its parameters' names and its arguments."""
@@ -152,6 +219,7 @@ class WatchedForward(TorchFunctionMode):
         if call.target is not None:
             out = out if out is call.target else call.target.copy_(out)
             mark_written(out, to)
+            self.memo.written()
         else:
             mark(out, to)
         return out
@@ -186,10 +254,6 @@ class WatchedForward(TorchFunctionMode):
         return out
 
 
-def _any_activation(args: tuple, kwargs: dict[str, Any]) -> bool:
-    return any(is_activation(t) for _, t in tensors_of((args, kwargs)))
-
-
 def _any_complex(tensors: Iterable[Tensor]) -> bool:
     return any(t.is_complex() for t in tensors)
 
@@ -204,12 +268,27 @@ Watch = Callable[[str, SpikingOperator, Any, Callable[[], Any]], None]
 class Router(WatchedForward):
     """Run time: every site goes to its operator module; a site never seen in calibration is an error.
 
-    ``watch`` is told (site, operator, output, exact) after every operator, exact() giving the ANN's result.
+    ``watch`` is told (site, operator, output, exact) after every operator, exact() giving the ANN's result;
+    ``begun`` of every tensor that becomes an activation where it meets a weight.
     """
 
-    def __init__(self, watch: Watch | None = None) -> None:
+    def __init__(self, watch: Watch | None = None, begun: Callable[[Tensor], None] | None = None) -> None:
         super().__init__()
-        self.watch = watch
+        self.watch, self.begun = watch, begun
+
+    def looks_for_origins(self, frame: Frame) -> bool:
+        """See WatchedForward."""
+        return bool(frame.sites.origins)
+
+    def origins_at(
+        self, frame: Frame, call: str, operands: Mapping[str, Tensor], weights: list[Any]
+    ) -> list[str]:
+        """See WatchedForward; what calibration found."""
+        names = [name for name in frame.sites.origins.get(call, ()) if name in operands]
+        if self.begun is not None:
+            for name in names:
+                self.begun(operands[name])
+        return names
 
     def at_site(self, rule: Rule, call: Call, label: str, exact: Callable[[], Any]) -> Any:
         """See WatchedForward."""
@@ -300,23 +379,31 @@ def enter(
     """Run the outermost frame under ``mode``: mark its inputs, switch everything off again afterwards."""
     if not torch.compiler.is_compiling():
         _refuse_vmap(sites)
-    arguments = slots(names, args, kwargs)
-    for slot, tensor in arguments:
-        mark(tensor, sites.inputs.get(f"{method}({slot})", ACTIVATION))
+    known = [
+        (tensor, sites.inputs.get(f"{method}({slot})", ACTIVATION))
+        for slot, tensor in slots(names, args, kwargs)
+    ]
     SLOT.mode = mode
     try:
-        with mode:
+        with mode, _entering(known):
             out = _framed(mode, sites, module, method, names, call, args, kwargs)
     finally:
         SLOT.mode = None
         mode.memo = Memo()
-        for _, tensor in arguments:
-            mark(tensor, CONSTANT)
     for _, tensor in tensors_of(out):
         mark(tensor, CONSTANT)
     if sites.notice is not None and not torch.compiler.is_compiling():
         sites.notice.check_device()
     return out
+
+
+def _entering(known: list[tuple[Tensor, int]]) -> AbstractContextManager[None]:
+    """Mark a forward's inputs: in a table of its own or, where a compiler looks on, on the trace's own tensors."""
+    if not torch.compiler.is_compiling():
+        return entered(known)
+    for tensor, to in known:
+        enter_as(tensor, to)
+    return nullcontext()
 
 
 def _refuse_vmap(sites: ModuleSites) -> None:
@@ -355,7 +442,7 @@ def _framed(
     mode.frames.append(frame)
     try:
         alone = method == "forward" and len(args) == 1 and not kwargs
-        if sites.unit is not None and alone and is_activation(args[0]):
+        if sites.unit is not None and alone and mode.reaches_unit(frame, args[0]):
             return mode.at_unit(frame, args[0], lambda: call(module, *args))
         return call(module, *args, **kwargs)
     finally:

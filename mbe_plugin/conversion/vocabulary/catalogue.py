@@ -16,10 +16,11 @@ from mbe_plugin.conversion.marks import LIKE, MOVEMENT, PRODUCT, SHAPE_ONLY
 from mbe_plugin.conversion.vocabulary.decompose import DECOMPOSITIONS, LOSSES, REFUSED
 from mbe_plugin.conversion.vocabulary.rules import (
     AttentionRule,
+    BatchNormRule,
     EinsumRule,
-    FirstOperand,
     FourierRule,
     MultilinearRule,
+    NormalizationRule,
     PowerRule,
     QuotientRule,
     Rule,
@@ -57,11 +58,12 @@ def _rules() -> dict[str, Rule]:
     add(rules["matmul"], "__matmul__", "__rmatmul__")
     for name in ("mm", "bmm"):
         add(MultilinearRule(name, places=((0, "input", -1), (1, "mat2", -2))), name)
+    add(rules["mm"], "_sparse_mm")  # torch.sparse.mm
     grouped = ((0, "mat_a", -1), (1, "mat_b", -2))  # one weight per expert, rows sorted by expert
     add(MultilinearRule("grouped_mm", places=grouped), "grouped_mm", "_grouped_mm")
     add(MultilinearRule("mv", places=((0, "input", -1), (1, "vec", -1))), "mv")
     add(MultilinearRule("outer", places=((0, "input", -1), (1, "vec2", -1))), "outer", "ger")
-    add(MultilinearRule("addmm", places=((1, "mat1", -1), (2, "mat2", -2))), "addmm")
+    add(MultilinearRule("addmm", places=((1, "mat1", -1), (2, "mat2", -2))), "addmm", "_sparse_addmm")
     add(MultilinearRule("baddbmm", places=((1, "batch1", -1), (2, "batch2", -2))), "baddbmm")
     add(MultilinearRule("addbmm", places=((1, "batch1", -1), (2, "batch2", -2))), "addbmm")
     add(MultilinearRule("addmv", places=((1, "mat", -1), (2, "vec", -1))), "addmv")
@@ -101,7 +103,8 @@ def _rules() -> dict[str, Rule]:
     add(SoftmaxRule("softmax", PRODUCT), "softmax")
     add(AttentionRule("scaled_dot_product_attention", PRODUCT), "scaled_dot_product_attention")
     for name in ("layer_norm", "rms_norm", "group_norm"):
-        add(FirstOperand(name, PRODUCT), name)
+        add(NormalizationRule(name, PRODUCT), name)
+    add(BatchNormRule("batch_norm", PRODUCT), "batch_norm")
     return rules
 
 
@@ -145,6 +148,7 @@ _NAMESPACES = (
     torch.linalg,
     torch.fft,
     torch.special,
+    torch.sparse,
     torch.functional,
 )
 

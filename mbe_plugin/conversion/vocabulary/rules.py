@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mbe_plugin.conversion.marks import ACTIVATION, CODED, is_activation
@@ -37,6 +38,11 @@ class Spelling:
     shape_only: bool = False
     like: bool = False
 
+    @property
+    def composite(self) -> bool:
+        """Whether it has no rule of its own, but is decomposed or refused as a whole."""
+        return self.decomposition is not None or bool(self.refused)
+
 
 @dataclass(frozen=True)
 class Call:
@@ -58,10 +64,24 @@ class Rule:
     op: str
     emits: int = ACTIVATION
     takes_complex: ClassVar[bool] = False  # whether operands may be complex numbers
+    nonlinear: ClassVar[bool] = True
+
+    @property
+    def weighs(self) -> bool:
+        """Whether its operands may meet weights."""
+        return False
 
     def bind(self, spelling: Spelling, args: tuple, kwargs: dict[str, Any]) -> Call | None:
         """The call as a site, or None when no activation is concerned."""
         raise NotImplementedError
+
+    def operands(self, args: tuple, kwargs: dict[str, Any]) -> Operands:
+        """The tensors that a call with weights multiplies or normalises, by the names that bind gives them."""
+        return {}
+
+    def weights(self, args: tuple, kwargs: dict[str, Any]) -> list[Any]:
+        """What in a call may be its weights."""
+        return list(self.operands(args, kwargs).values())
 
     def operator(self, call: Call) -> str:
         """Canonical name of what the call computes."""
@@ -82,10 +102,48 @@ class FirstOperand(Rule):
 
     def bind(self, spelling: Spelling, args: tuple, kwargs: dict[str, Any]) -> Call | None:
         """See Rule."""
-        x = args[0] if args else kwargs.get("input", kwargs.get("self"))
-        if not isinstance(x, Tensor) or not is_activation(x):
+        operands = self.operands(args, kwargs)
+        if not is_activation(operands.get("input")):
             return None
-        return Call(spelling.plain, args, kwargs, {"input": x})
+        return Call(spelling.plain, args, kwargs, operands)
+
+    def operands(self, args: tuple, kwargs: dict[str, Any]) -> Operands:
+        """See Rule."""
+        x = args[0] if args else kwargs.get("input", kwargs.get("self"))
+        return {"input": x} if isinstance(x, Tensor) else {}
+
+
+@dataclass(frozen=True)
+class NormalizationRule(FirstOperand):
+    """layer_norm, rms_norm, group_norm: a gain and an offset are weights."""
+
+    @property
+    def weighs(self) -> bool:
+        """See Rule."""
+        return True
+
+    def weights(self, args: tuple, kwargs: dict[str, Any]) -> list[Any]:
+        """See Rule."""
+        return [*args[1:], *kwargs.values()]
+
+
+@dataclass(frozen=True)
+class BatchNormRule(NormalizationRule):
+    """torch.nn.functional.batch_norm by the batch's own statistics; with running ones it is linear and no site.
+
+    A call that would also write running statistics is left to the audit, which refuses it.
+    """
+
+    def bind(self, spelling: Spelling, args: tuple, kwargs: dict[str, Any]) -> Call | None:
+        """See Rule."""
+        if (
+            spelling.plain is not F.batch_norm
+        ):  # torch's own of this name takes its arguments in another order
+            return None
+        names = ("input", "running_mean", "running_var", "weight", "bias", "training")
+        values = dict(zip(names, args, strict=False)) | kwargs
+        by_batch = values.get("training", False) and values.get("running_mean") is None
+        return super().bind(spelling, args, kwargs) if by_batch else None
 
 
 @dataclass(frozen=True)
@@ -175,15 +233,25 @@ class MultilinearRule(Rule):
     places: tuple[tuple[int, str, int], ...] = ()
     least: int = 1
     takes_complex: ClassVar[bool] = True
+    nonlinear: ClassVar[bool] = False
+
+    @property
+    def weighs(self) -> bool:
+        """Whether one activation suffices, and the other operands are weights."""
+        return self.least == 1
 
     def bind(self, spelling: Spelling, args: tuple, kwargs: dict[str, Any]) -> Call | None:
         """See Rule."""
-        operands: Operands = {}
+        return self._call(spelling, args, kwargs, self.operands(args, kwargs))
+
+    def operands(self, args: tuple, kwargs: dict[str, Any]) -> Operands:
+        """See Rule."""
+        found: Operands = {}
         for position, keyword, _ in self.places:
             value = args[position] if position < len(args) else kwargs.get(keyword)
             if isinstance(value, Tensor):
-                operands[str(position)] = value
-        return self._call(spelling, args, kwargs, operands)
+                found[str(position)] = value
+        return found
 
     def _call(self, spelling: Spelling, args: tuple, kwargs: dict, operands: Operands) -> Call | None:
         pattern = "".join("a" if is_activation(t) else "w" for t in operands.values())
@@ -231,9 +299,13 @@ class EinsumRule(MultilinearRule):
 
     def bind(self, spelling: Spelling, args: tuple, kwargs: dict[str, Any]) -> Call | None:
         """See Rule."""
+        operands = self.operands(args, kwargs)
+        return self._call(spelling, (args[0], *operands.values()), kwargs, operands)
+
+    def operands(self, args: tuple, kwargs: dict[str, Any]) -> Operands:
+        """See Rule."""
         listed = args[1] if len(args) > 1 and isinstance(args[1], (list, tuple)) else args[1:]
-        operands = {str(i + 1): t for i, t in enumerate(listed)}
-        return self._call(spelling, (args[0], *listed), kwargs, operands)
+        return {str(i + 1): t for i, t in enumerate(listed)}
 
     def dims(self, call: Call) -> dict[str, int]:
         """See MultilinearRule."""
