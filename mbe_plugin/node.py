@@ -199,7 +199,8 @@ class MBENode(base.MemoryModule):
         if not _differentiable(work):
             return self._value(work)
         if self.gradient == "surrogate" and not self._sweeps():
-            return self._by_steps(work, self.surrogate_function)
+            fire = self.surrogate_function
+            return self._by_steps(work, _traceable(fire) if torch.compiler.is_compiling() else fire)
         return gradients.Detour.apply(work, self._value, self._pull)
 
     def _value(self, work: Tensor) -> Tensor:
@@ -309,6 +310,19 @@ class MBENode(base.MemoryModule):
 
 def _differentiable(work: Tensor) -> bool:
     return torch.is_grad_enabled() and work.requires_grad
+
+
+def _traceable(fire: steps.Fire) -> steps.Fire:
+    """The same spikes and gradient without an autograd.Function, which dynamo cannot trace with a symbolic slope."""
+    parameters = getattr(fire, "_sg_params", None)
+    if parameters is None or not getattr(fire, "spiking", False):
+        return fire
+
+    def smooth(v: Tensor) -> Tensor:
+        primitive = type(fire).primitive_function(v, **parameters)  # type: ignore[attr-defined]  # the host's
+        return steps.heaviside(v) + (primitive - primitive.detach())
+
+    return smooth
 
 
 def _silence(y: Tensor, active: Tensor | None) -> Tensor:

@@ -81,6 +81,19 @@ def test_dynamic_shapes(backend: str) -> None:
             torch.testing.assert_close(compiled(x), snn(x), rtol=1e-5, atol=1e-5)
 
 
+def test_training_with_dynamic_shapes() -> None:
+    """The host's surrogate is an autograd.Function, which dynamo cannot trace with a symbol for its slope."""
+    snn = mbe_plugin.convert(transformer(depth=1), [tokens()], mbe_plugin.MBEConfig(time_steps=2))
+    torch._dynamo.reset()
+    found = []
+    for call in (snn, torch.compile(snn, dynamic=True, backend="eager")):
+        snn.zero_grad()
+        call(tokens(3, 9, seed=2)).square().sum().backward()
+        found.append([p.grad.clone() for p in snn.parameters() if p.grad is not None])
+    for wanted, got in zip(*found, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5 * wanted.abs().max().item())
+
+
 def test_a_graph_break_inside_is_an_error() -> None:
     """Its pieces would run under the walk, which would look for sites in them again."""
 

@@ -60,7 +60,7 @@ def test_a_shared_encoder_is_stored_once_and_shared_again(
 ) -> None:
     mbe_plugin.save(snn, tmp_path)
     loaded: Any = mbe_plugin.load(tmp_path, ann)
-    key = "bert/encoder/layer/0/attention/self/{}:linear"
+    key = "bert~encoder~layer~0~attention~self~{}:linear"
     encoders = [loaded.mbe[key.format(n)].encoders["0"] for n in ("query", "key", "value")]
     assert encoders[0] is encoders[1] is encoders[2]
     stored = load_file(tmp_path / "mbe.safetensors")

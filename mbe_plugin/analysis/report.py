@@ -173,7 +173,7 @@ def report(snn: nn.Module) -> Report:
     spikes = conversion.spikes
     described: list[SiteReport] = []
     for site in conversion.sites:
-        key = site.name.replace(".", "/")
+        key = site.key
         if key in operators:
             described.append(_site_report(site.name, operators[key], conversion))
     return Report(

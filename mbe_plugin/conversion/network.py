@@ -8,12 +8,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from mbe_plugin.config import MBEConfig
 from mbe_plugin.conversion.audit import Findings
 from mbe_plugin.conversion.batches import device_of
 from mbe_plugin.conversion.build import make_operator
+from mbe_plugin.conversion.following.foreign import refuse_foreign_modules
 from mbe_plugin.conversion.following.frames import ModuleSites, inside_operator
 from mbe_plugin.conversion.following.routed import CONTAINER, SAVER, install
 from mbe_plugin.conversion.sites import Site
@@ -48,8 +50,7 @@ def install_copy(model: nn.Module, copy: bool) -> tuple[nn.Module, dict[str, Mod
     """A copy of the model in eval mode (of its structure only, if not ``copy``), routed, without sites yet."""
     if not isinstance(model, nn.Module):
         raise ConversionError(f"convert takes a torch.nn.Module, got {type(model).__name__}")
-    if isinstance(getattr(model, "mbe_conversion", None), Conversion):
-        raise ConversionError("this model is converted already; convert the ANN it came from")
+    refuse_foreign_modules(model)
     bare = next((n for n, t in (*model.named_parameters(), *model.named_buffers()) if t.is_meta), None)
     if bare is not None:
         raise ConversionError(f"{bare} is on the meta device, which holds no values; load the weights first")
@@ -57,13 +58,27 @@ def install_copy(model: nn.Module, copy: bool) -> tuple[nn.Module, dict[str, Mod
     if not copy:
         memo = {id(t): t for t in (*model.parameters(), *model.buffers())}
     try:
-        work = copying.deepcopy(model, memo).eval()
+        with _Detached():
+            work = copying.deepcopy(model, memo).eval()
     except Exception as refused:
         raise ConversionError(
             f"{type(model).__name__} cannot be copied ({type(refused).__name__}: {refused}); make copy.deepcopy(model) "
-            "work, for instance by torch.nn.utils.remove_weight_norm"
+            "work, for instance by deleting what it holds beside its parameters and buffers"
         ) from refused
     return work, install(work)
+
+
+class _Detached(TorchFunctionMode):
+    """A deep copy takes the tensors that hang on a graph, such as a model keeps of its last forward, as constants."""
+
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run func, or in place of refusing a copy with gradients make one without."""
+        if func is Tensor.__deepcopy__ and not args[0].is_leaf:
+            tensor, memo = args
+            return memo.setdefault(id(tensor), tensor.detach().clone())
+        return func(*args, **(kwargs or {}))
 
 
 MakeNeuron = Callable[[str, str, str, Scalar | None], nn.Module]  # site, role, function, scalar
@@ -92,7 +107,7 @@ def attach(
         operator = None
         if site.name not in kept:
             operator = _operator(work, site if reuse else replace(site, coded=frozenset()), neuron)
-            container[site.name.replace(".", "/")] = operator
+            container[site.key] = operator
             for role, node in operator.neurons():
                 node.simulate, node.gradient, node.notice = config.simulate, config.gradient, notice
                 if not node.site:

@@ -35,6 +35,14 @@ class Site:
         """path:label, as reports and patterns use it."""
         return f"{self.path or '(root)'}:{self.label}"
 
+    @property
+    def key(self) -> str:
+        """Its operator's name in ``snn.mbe``: no dots, which modules forbid, and no slashes, which file names do.
+
+        Offloading to disk writes one file per entry of the state dict, under its name.
+        """
+        return self.name.replace(".", "~").replace("/", "~")
+
 
 @dataclass
 class Calibration:

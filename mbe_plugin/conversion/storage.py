@@ -137,7 +137,7 @@ def _neurons_of(snn: nn.Module, conversion: Conversion) -> tuple[dict[str, Any],
     tensors: dict[str, Tensor] = {}
     first_key: dict[int, str] = {}
     for site in conversion.sites:
-        operator = getattr(snn, CONTAINER)._modules.get(site.name.replace(".", "/"))
+        operator = getattr(snn, CONTAINER)._modules.get(site.key)
         if not isinstance(operator, SpikingOperator):
             continue
         for role, node in operator.neurons():

@@ -7,16 +7,25 @@ the module's own dictionary.
 
 from __future__ import annotations
 
-import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import wraps
 from types import FunctionType, MethodType
 from typing import Any
 
-import torch
 from torch import nn
 
+from mbe_plugin.conversion.following.forwards import (
+    FORWARD,
+    as_method,
+    forward_of,
+    name_of,
+    refuse_suspended,
+    routed_forward,
+    suspends,
+    unrouted_forward,
+)
 from mbe_plugin.conversion.following.frames import SLOT, ModuleSites, run_frame
 from mbe_plugin.errors import ConversionError
 
@@ -44,6 +53,9 @@ def routed_class(original: type[nn.Module]) -> type[nn.Module]:
         members: dict[str, Any] = {
             name: _routed(name, method) for name, method in _own_methods(original).items()
         }
+        forward = forward_of(original)
+        if not isinstance(forward, FunctionType):
+            members["forward"] = _routed("forward", as_method(original), forward)
         members["__reduce_ex__"] = _reduce_ex
         members["_mbe_original"] = original
         if hasattr(original, "save_pretrained"):
@@ -63,6 +75,7 @@ def routed_class(original: type[nn.Module]) -> type[nn.Module]:
         members["__doc__"] = original.__doc__
         metaclass: Any = type(original)
         _classes[original] = metaclass(original.__name__, (original,), members)
+        setattr(_classes[original], FORWARD, forward)  # afterwards, so that no __set_name__ is called
     return _classes[original]
 
 
@@ -77,11 +90,10 @@ def install(model: nn.Module) -> dict[str, ModuleSites]:
         raise ConversionError(
             f"the model has an attribute {CONTAINER!r} already, the place of the operators; is it converted?"
         )
-    found: dict[str, ModuleSites] = {}
-    for path, module in model.named_modules():
-        refuse_foreign_modules(path, module)
-        _become(module, routed_class(type(module)))
-        found[path] = ModuleSites(path)
+    modules = dict(model.named_modules())
+    _become({module: routed_class(type(module)) for module in modules.values()})
+    found = {path: ModuleSites(path) for path in modules}
+    for path, module in modules.items():
         module.__dict__["_mbe_sites"] = found[path]
     return found
 
@@ -89,68 +101,44 @@ def install(model: nn.Module) -> dict[str, ModuleSites]:
 @contextmanager
 def unrouted(model: nn.Module) -> Iterator[None]:
     """Every module has its own class again, as if it had never been routed, while this lasts."""
-    routed = [(module, type(module)) for module in model.modules()]
-    for module, _ in routed:
-        _become(module, original_class(module))
+    classes = {module: type(module) for module in model.modules()}
+    _become({module: original_class(module) for module in classes})
     try:
         yield
     finally:
-        for module, cls in routed:
-            _become(module, cls)
+        _become(classes)
 
 
-def _become(module: nn.Module, cls: type[nn.Module]) -> None:
-    """Change the class of a module, and with it the method that it has chosen as its forward, if it has."""
-    module.__class__ = cls
-    if "forward" in vars(module):
-        module.__dict__["forward"] = getattr(module, vars(module)["forward"].__name__)
+def _become(classes: Mapping[nn.Module, type[nn.Module]]) -> None:
+    """Change the classes of modules, and with them the forwards that some have beside their class's."""
+    for module, cls in classes.items():
+        module.__class__ = cls
+    for module, cls in classes.items():
+        if "forward" in vars(module):
+            own = _of_its_class(unrouted_forward(vars(module)["forward"]))
+            routed = "_mbe_original" in vars(cls) and not _chosen(module, own)
+            module.__dict__["forward"] = routed_forward(module, own) if routed else own
 
 
-def _chooses_forward(module: nn.Module) -> bool:
-    """Whether the module's own forward is one of its public methods: ``self.forward = self.forward_slicing``."""
-    chosen = vars(module)["forward"]
-    return (
-        isinstance(chosen, MethodType)
-        and chosen.__self__ is module
-        and chosen.__func__ is _own_methods(type(module)).get(chosen.__name__)
-    )
+def _chosen(module: nn.Module, own: Callable) -> bool:
+    """Whether it is a public method of the module itself, which is routed already, under its own name."""
+    if not isinstance(own, MethodType) or own.__self__ is not module:
+        return False
+    return own.__func__ is vars(type(module)).get(name_of(own))
 
 
-def refuse_foreign_modules(path: str, module: nn.Module) -> None:
-    """ConversionError for modules that run code which no Python-level instrument can follow."""
-    place, kind = path or "the model", type(module).__name__
-    if isinstance(module, (torch.jit.ScriptModule, torch.jit.ScriptFunction)):
-        raise ConversionError(
-            f"{place} is a scripted or traced module; convert the Python model it came from"
-        )
-    if kind == "OptimizedModule":
-        raise ConversionError(f"{place} is compiled; convert model._orig_mod and compile the result")
-    if kind in _WRAPPERS:
-        raise ConversionError(f"{place} is wrapped in {kind}; convert its .module and wrap the result")
-    if type(module).__module__.startswith(_QUANTISED):
-        raise ConversionError(
-            f"{place} is a {kind} of {type(module).__module__}: quantised weights run kernels of their own; load the "
-            "model in float32, float16 or bfloat16"
-        )
-    attention = getattr(getattr(module, "config", None), "_attn_implementation", None)
-    if attention in _ATTENTION_KERNELS:
-        raise ConversionError(
-            f"{place} uses {attention}, a kernel of its own; call model.set_attn_implementation('sdpa') first"
-        )
-    if "forward" in vars(module) and not _chooses_forward(module):
-        raise ConversionError(
-            f"{place} has a forward of its own beside its class's, which nothing could route when it is called "
-            "directly; convert before such a wrapper is put on (accelerate's dispatch, say), or put it into a class"
-        )
-
-
-_WRAPPERS = ("FullyShardedDataParallel", "DistributedDataParallel", "DataParallel")
-_QUANTISED = ("bitsandbytes.", "torchao.", "torch.ao.nn", "auto_gptq.", "awq.")
-_ATTENTION_KERNELS = ("flash_attention_2", "flash_attention_3", "flex_attention")
+def _of_its_class(own: Callable) -> Callable:
+    """A forward of an instance; if it is a public method of a module, that of the class which the module has now."""
+    if not isinstance(own, MethodType) or not isinstance(own.__self__, nn.Module):
+        return own
+    original = original_class(own.__self__)
+    classes = (_own_methods(original), vars(_classes.get(original, object)))
+    is_public = own.__func__ in [methods.get(name_of(own)) for methods in classes]
+    return getattr(own.__self__, name_of(own)) if is_public else own
 
 
 def _own_methods(original: type) -> dict[str, FunctionType]:
-    """Public methods written by the model's authors, nearest class first, and always forward.
+    """Public methods written by the model's authors, nearest class first, and always a forward that is a function.
 
     Text generation is a loop around the forward: its sampling softmax is no part of the network.
     """
@@ -164,16 +152,13 @@ def _own_methods(original: type) -> dict[str, FunctionType]:
     return found
 
 
-def _routed(name: str, method: Callable) -> Callable:
-    names = tuple(inspect.signature(method).parameters)[1:]
-    if (
-        inspect.isgeneratorfunction(method)
-        or inspect.iscoroutinefunction(method)
-        or inspect.isasyncgenfunction(method)
-    ):
+def _routed(name: str, method: Callable, body: Callable | None = None) -> Callable:
+    """The method as a frame; body is the function that runs in it, if that is another."""
+    if suspends(body or method):
         return _suspended(name, method)
+    names = tuple(inspect.signature(method).parameters)[1:]
 
-    @functools.wraps(method)
+    @wraps(method)
     def wrapper(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         return run_frame(self, name, names, method, args, kwargs)
 
@@ -181,16 +166,9 @@ def _routed(name: str, method: Callable) -> Callable:
 
 
 def _suspended(name: str, method: Callable) -> Callable:
-    """A generator or coroutine: its body runs after the call has ended, where nothing would be routed."""
-
-    @functools.wraps(method)
+    @wraps(method)
     def wrapper(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        if SLOT.mode is None:
-            path = self._mbe_sites.path or "(root)"  # type: ignore[union-attr]  # set by install
-            raise ConversionError(
-                f"{path}.{name} is a generator or coroutine, in which nothing is routed; "
-                "call it from a method that calibration runs, or call the modules that it uses"
-            )
+        refuse_suspended(self, name)
         return method(self, *args, **kwargs)
 
     return wrapper
@@ -198,8 +176,8 @@ def _suspended(name: str, method: Callable) -> Callable:
 
 def _reduce_ex(self: nn.Module, protocol: int) -> tuple:
     """Pickle and copy by the original class, which can be imported; the routed one is made again."""
-    rest = super(type(self), self).__reduce_ex__(protocol)[2:]
-    return (_blank, (original_class(self),), *rest)
+    original = original_class(self)
+    return (_blank, (original,), *original.__reduce_ex__(self, protocol)[2:])
 
 
 def _save_pretrained(self: nn.Module, save_directory: str, **kwargs: Any) -> Any:
