@@ -27,6 +27,8 @@ from mbe_plugin.operators.spikes import count_spikes
 
 Progress = Callable[[str], None]
 
+SPIKES_LOOKED_AT = 1 << 16  # elements per call of a neuron, for the rates in the report
+
 
 @torch.inference_mode(False)  # the caller may be in it, and its tensors cannot be used outside
 def calibrate(
@@ -156,7 +158,7 @@ def audit(work: nn.Module, args: tuple, kwargs: dict[str, Any], conversion: Conv
     with (
         torch.no_grad(),
         seeded(device_of(work)),
-        count_spikes(work) as conversion.spikes,
+        count_spikes(work, SPIKES_LOOKED_AT) as conversion.spikes,
         Audit(inputs) as watching,
         watched_by(Router(watch, watching.begin)),
     ):

@@ -266,7 +266,8 @@ def _site_from_dict(d: dict[str, Any]) -> Site:
 def _spikes_as_list(spikes: SpikeCounts | None) -> list[Any]:
     found = spikes.neurons if spikes else {}
     return [
-        [*key, n.counts.tolist(), n.bases_per_element, n.elements, n.exponents] for key, n in found.items()
+        [*key, n.counts.tolist(), n.bases_per_element, n.elements, n.exponents, n.sampled]
+        for key, n in found.items()
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -67,31 +68,59 @@ class Statistics:
         """The kept values, float32 [n]."""
         return torch.cat(self.samples) if self.samples else torch.empty(0)
 
-    def update(self, x: Tensor, dim: int) -> None:
-        """Take in the finite values x [...]."""
-        if x.numel() == 0:
+    def update(self, x: Tensor, where: Tensor | None = None, dim: int | None = None) -> None:
+        """Take in the values x [...] that are in ``where``, and the largest ones along ``dim``, if given.
+
+        Raises ValueError with the value if one is not finite; NaN is taken in everywhere.
+        """
+        values = x.detach()
+        if where is not None:
+            where = where | values.isnan()
+        count = values.numel() if where is None else int(torch.count_nonzero(where))
+        if count == 0:
             return
-        work = x.detach().to(torch.float32)
-        low, high = torch.aminmax(work)
-        self.low, self.high = min(self.low, low.item()), max(self.high, high.item())
-        self._update_channels(work, dim, first=self.count == 0)
-        self.count += work.numel()
-        stride = max(work.numel() // SAMPLES_PER_CALL, 1)
-        self.samples.append(work.reshape(-1)[::stride].cpu().clone())
+        if count == values.numel():
+            where = None
+        lows, highs = _ends(values, where, dim)
+        low, high = lows.min().item(), highs.max().item()  # both NaN where one is
+        if not math.isfinite(high - low):
+            raise ValueError(high if math.isfinite(low) else low)
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        if dim is not None and values.dim():
+            self._update_channels(torch.maximum(highs, -lows).float().cpu(), first=self.count == 0)
+        self.count += count
+        self.samples.append(spread(values, where, SAMPLES_PER_CALL).to("cpu", torch.float32, copy=True))
         if sum(s.numel() for s in self.samples) > SAMPLES_KEPT:
             self.samples = [torch.cat(self.samples)[::2].clone()]
 
-    def _update_channels(self, work: Tensor, dim: int, *, first: bool) -> None:
-        if work.dim() == 0:
-            return
-        others = [d for d in range(work.dim()) if d != dim % work.dim()]
-        largest = work.abs().amax(dim=others).cpu() if others else work.abs().cpu()
+    def _update_channels(self, largest: Tensor, *, first: bool) -> None:
         if first:
             self.channels = largest
         elif self.channels is not None and self.channels.shape == largest.shape:
             self.channels = torch.maximum(self.channels, largest)
         else:
             self.channels = None
+
+
+def _ends(values: Tensor, where: Tensor | None, dim: int | None) -> tuple[Tensor, Tensor]:
+    """Smallest and largest of the values in ``where``, per entry of ``dim`` if given; in few passes over memory."""
+    if where is not None:
+        return torch.where(where, values, torch.inf).amin(), torch.where(where, values, -torch.inf).amax()
+    if dim is None or values.dim() == 0:
+        return torch.aminmax(values)
+    others = [d for d in range(values.dim()) if d != dim % values.dim()]
+    return (values.amin(dim=others), values.amax(dim=others)) if others else (values, values)
+
+
+def spread(x: Tensor, where: Tensor | None, most: int | None) -> Tensor:
+    """The elements [n] of x in ``where``, or of many about ``most`` that are spread over every dimension."""
+    if most is None or x.numel() <= most:
+        return x.reshape(-1) if where is None else x[where]
+    step = -(-x.numel() // most)
+    while math.gcd(step, x.numel()) > 1:  # or it would meet the same channels again and again
+        step += 1
+    chosen = x.reshape(-1)[::step]
+    return chosen if where is None else chosen[where.expand(x.shape).reshape(-1)[::step]]
 
 
 class Observer(nn.Module):
@@ -105,15 +134,18 @@ class Observer(nn.Module):
 
     def forward(self, x: Tensor, dim: int = -1, where: Tensor | None = None) -> Tensor:
         """f(x), after x (only the elements in ``where``) has been recorded."""
-        seen = x if where is None else x[where | x.isnan()]
-        if not bool(torch.isfinite(seen).all()):
-            bad = seen[~torch.isfinite(seen)].reshape(-1)[0].item()
+        try:
+            self.statistics.update(x, where, dim if self.function == "identity" else None)
+        except ValueError as not_finite:
             raise CalibrationError(
-                f"calibration met {bad} at {self.site} ({self.role}); remove the batch or mend the model, the range of "
-                "a neuron must be finite"
-            )
-        self.statistics.update(seen, dim)
+                f"calibration met {not_finite} at {self.site} ({self.role}); remove the batch or mend the model, the range "
+                "of a neuron must be finite"
+            ) from None
         return self.scalar(x)
+
+
+# what the tables get, which of it takes part (None: all), and how many scales are sent (None: one per active element)
+SpikeListener = Callable[[Tensor, Tensor | None, int | None], None]
 
 
 class CalibratedNode(MBENode):
@@ -141,16 +173,14 @@ class CalibratedNode(MBENode):
             self.register_buffer(counter, torch.zeros((), dtype=torch.int64), persistent=False)
         self.function = function
         self.fit_error = fit_error
-        self.spike_listener: Callable[[Tensor, int, int], None] | None = None
+        self.spike_listener: SpikeListener | None = None
         self.notice = RangeNotice()
 
     def forward(self, x: Tensor, dim: int = -1, where: Tensor | None = None) -> Tensor:
         """Decoded value of x; ``where`` marks the elements that take part (others are not counted)."""
         self.count_range(x, where)
         if self.spike_listener is not None:
-            taking_part = x if where is None else x[where]
-            counts, exponents = self.spike_counts(taking_part)
-            self.spike_listener(counts, exponents, taking_part.numel())
+            self.spike_listener(x, where, None)
         return self.single_step_forward(x)
 
     def count_range(self, x: Tensor, where: Tensor | None) -> None:
@@ -231,10 +261,7 @@ class SharedScaleNode(CalibratedNode):
         reduced = scale_by_power_of_two(work, -exponent)
         self.count_range(reduced if self.shared == "channel" else x, where)
         if self.spike_listener is not None:
-            taking_part = reduced if where is None else reduced[where]
-            counts, _ = self.spike_counts(taking_part)
-            sent = exponent.numel() if self.shared == "token" else 0
-            self.spike_listener(counts, sent, taking_part.numel())
+            self.spike_listener(reduced, where, exponent.numel() if self.shared == "token" else 0)
         return scale_by_power_of_two(self.single_step_forward(reduced), exponent).to(x.dtype)
 
     def accurate_range(self, dtype: torch.dtype) -> tuple[Any, Any] | None:

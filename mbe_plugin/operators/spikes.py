@@ -2,37 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from mbe_plugin.operators.neuron import CalibratedNode
+from mbe_plugin.operators.neuron import CalibratedNode, SpikeListener, spread
 
 
 @dataclass
 class NeuronSpikes:
-    """Spikes of one neuron: counts [T, N] int64 per step and basis, over ``elements`` inputs.
+    """Spikes of one neuron: counts [T, N] int64 per step and basis, over ``sampled`` of its ``elements`` inputs.
 
     exponents: how many power-of-two scales were sent beside the trains (with the sign and the segment's address).
+    Where not every element was looked at, total and exponents are estimates.
     """
 
     counts: Tensor
     bases_per_element: int
     elements: int = 0
     exponents: int = 0
+    sampled: int = 0
 
     @property
     def total(self) -> int:
         """All spikes."""
-        return int(self.counts.sum())
+        found = int(self.counts.sum())
+        return found if self.sampled == self.elements else round(found / self.sampled * self.elements)
 
     @property
     def per_element(self) -> float:
         """Spikes per input element."""
-        return self.total / max(self.elements, 1)
+        return int(self.counts.sum()) / max(self.sampled, 1)
 
     @property
     def firing_rate(self) -> float:
@@ -64,15 +67,17 @@ class SpikeCounts:
 
 
 @contextmanager
-def count_spikes(snn: nn.Module) -> Iterator[SpikeCounts]:
+def count_spikes(snn: nn.Module, most: int | None = None) -> Iterator[SpikeCounts]:
     """Count every neuron's spikes per step and basis in the forwards inside the ``with`` block.
 
-    An encoder that several layers share sends one train, which is counted once. Blocks may be nested.
+    An encoder that several layers share sends one train, which is counted once. Blocks may be nested. most: look at so
+    many evenly spread elements of a call only, for estimates (NeuronSpikes says of how many); all of them by default.
+    Forwards that other threads run meanwhile are counted too.
     """
     counts = SpikeCounts()
     outer = [(m, m.spike_listener) for m in snn.modules() if isinstance(m, CalibratedNode)]
     for node, listener in outer:
-        node.spike_listener = _listener(counts, node, listener)
+        node.spike_listener = _listener(counts, node, listener, most)
     try:
         yield counts
     finally:
@@ -80,19 +85,26 @@ def count_spikes(snn: nn.Module) -> Iterator[SpikeCounts]:
             node.spike_listener = listener
 
 
-Listener = Callable[[Tensor, int, int], None]
-
-
-def _listener(counts: SpikeCounts, node: CalibratedNode, outer: Listener | None) -> Listener:
-    def listen(fired: Tensor, exponents: int, elements: int) -> None:
+def _listener(
+    counts: SpikeCounts, node: CalibratedNode, outer: SpikeListener | None, most: int | None
+) -> SpikeListener:
+    def listen(x: Tensor, where: Tensor | None, sent: int | None) -> None:
         if outer is not None:
-            outer(fired, exponents, elements)
+            outer(x, where, sent)
+        elements = x.numel() if where is None else int(torch.count_nonzero(where))
+        looked_at = spread(x, where, most)
+        fired, exponents = node.spike_counts(looked_at)
         key = node.site, node.role
         if key not in counts.neurons:
             counts.neurons[key] = NeuronSpikes(torch.zeros_like(fired), node.bases_per_element)
         neuron = counts.neurons[key]
         neuron.counts += fired
         neuron.elements += elements
-        neuron.exponents += exponents
+        neuron.sampled += looked_at.numel()
+        neuron.exponents += round(exponents * _share(elements, looked_at)) if sent is None else sent
 
     return listen
+
+
+def _share(elements: int, looked_at: Tensor) -> float:
+    return 1.0 if looked_at.numel() == elements else elements / max(looked_at.numel(), 1)
