@@ -39,7 +39,7 @@ from mbe_plugin.conversion.vocabulary.rules import Call, MultilinearRule, Quotie
 from mbe_plugin.conversion.vocabulary.units import UnitSpec
 from mbe_plugin.errors import CalibrationError, ConversionError, MBEError
 from mbe_plugin.fitting.functions import Scalar
-from mbe_plugin.operators import Memo, Observer, SpikingOperator
+from mbe_plugin.operators import EncodedCall, Memo, Observer, SpikingOperator
 
 
 class Scout(WatchedForward):
@@ -120,8 +120,10 @@ class Recorder(Scout):
             self._add(Site(path, label, rule.operator(call), _static(rule, call), _dims(rule, call)), call)
         self._update_coded(self.sites[name], call)
         self._note_sharing(self.sites[name], call)
-        inside_operator(lambda: rule.run(self.observers[name], call, Memo()))
-        return exact()
+        observed = inside_operator(lambda: rule.run(self.observers[name], call, Memo()))
+        # a product's observers hand on its own operands, so this was the original call
+        same = isinstance(self.observers[name], EncodedCall) and call.target is None
+        return observed if same else inside_operator(exact)
 
     def at_unit(self, frame: Frame, x: Tensor, exact: Callable[[], Any]) -> Any:
         """A module that is one operator."""
