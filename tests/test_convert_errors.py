@@ -265,49 +265,6 @@ def test_an_operator_without_a_spiking_form_is_named_with_its_module(
 
 
 @pytest.mark.parametrize(
-    ("make", "name"),
-    [
-        (lambda: nn.LSTM(WIDTH, WIDTH), "LSTM"),
-        (lambda: nn.LSTM(WIDTH, WIDTH, num_layers=2, bidirectional=True), "LSTM"),
-        (lambda: nn.GRU(WIDTH, WIDTH, batch_first=True), "GRU"),
-        (lambda: nn.RNN(WIDTH, WIDTH), "RNN"),
-        (lambda: nn.RNN(WIDTH, WIDTH, nonlinearity="relu"), "RNN"),
-    ],
-)
-def test_a_recurrent_layer_is_refused_under_its_own_name_once_per_call(make: Callable, name: str) -> None:
-    """Not under that of the kernel, of which every device has another, and that runs once per layer."""
-
-    def packed(m: Calling, x: Tensor) -> Tensor:
-        rows = nn.utils.rnn.pack_padded_sequence(m.fc(x), torch.tensor([6, 5, 2, 1]), batch_first=True)
-        return m.rnn(m.fc(x))[0].sum() + m.rnn(rows)[0].data.sum()
-
-    model = Inside(packed)
-    model.body["inner"].rnn = make()
-    with pytest.raises(
-        UnsupportedOperatorError, match=rf"spiking form: {name} in {PATH}\.rnn \(2x\); rewrite"
-    ):
-        convert(model, [tokens()])
-    snn = convert(model, [tokens()], MBEConfig(strict=False))
-    assert report(snn).unsupported == {f"{name} in {PATH}.rnn": 2}
-
-
-@pytest.mark.parametrize("make", [nn.LSTMCell, nn.GRUCell, nn.RNNCell])
-def test_a_recurrent_cell_is_refused_under_its_own_name_once_per_step(make: Callable) -> None:
-    def stepping(m: Calling, x: Tensor) -> Any:
-        state = None
-        for column in m.fc(x).unbind(1):
-            state = m.rnn(column, state)
-        return state
-
-    model = Inside(stepping)
-    model.body["inner"].rnn = make(WIDTH, WIDTH)
-    with pytest.raises(
-        UnsupportedOperatorError, match=rf"form: {make.__name__} in {PATH}\.rnn \(6x\); rewrite"
-    ):
-        convert(model, [tokens()])
-
-
-@pytest.mark.parametrize(
     ("function", "site"),
     [
         (lambda x, out: torch.exp(x, out=out), "exp"),

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -58,6 +58,7 @@ class ModuleSites:
         return f"{self.path or '(root)'}:{label}"
 
 
+_Item = TypeVar("_Item")
 UNIT = "unit"  # the call of a module that is one operator
 
 
@@ -76,6 +77,13 @@ class Frame:
     def call(self, op: str) -> str:
         """The same for every call of an operator with weights, whether it is a site or not."""
         return self._numbered(self.calls, op)
+
+    def repeated(self, items: Iterable[_Item]) -> Iterator[_Item]:
+        """The items one by one, the numbering starting over with each: what is done for each is one set of sites."""
+        counts, calls = dict(self.counts), dict(self.calls)
+        for item in items:
+            self.counts, self.calls = dict(counts), dict(calls)
+            yield item
 
     def _numbered(self, counts: dict[str, int], name: str) -> str:
         count = counts.get(name, 0)
@@ -129,9 +137,7 @@ class WatchedForward(TorchFunctionMode):
                 if not rule.takes_complex and _any_complex(call.operands.values()):
                     return self._refused(_of_complex(rule.label(call)), lambda: func(*args, **kwargs))
                 return self._site(rule, call, lambda: func(*args, **kwargs))
-        elif spelling.composite and self._takes_activation(spelling, args, kwargs):
-            if spelling.refused:
-                return self._refused(spelling.refused, lambda: func(*args, **kwargs))
+        elif spelling.decomposition is not None and self._takes_activation(spelling, args, kwargs):
             return self._decomposed(spelling, args, kwargs, lambda: func(*args, **kwargs))
         elif spelling.is_loss:
             return inside_operator(lambda: func(*args, **kwargs))
@@ -232,9 +238,10 @@ class WatchedForward(TorchFunctionMode):
             self._refuse_out(spelling.name)
         if _any_complex(t for _, t in tensors_of((args, kwargs))):
             return self._refused(_of_complex(spelling.name), exact)
+        steps = (self.frames[-1].repeated,) if spelling.by_steps else ()
         try:
             with self:
-                return spelling.decomposition(*args, **kwargs)
+                return spelling.decomposition(*steps, *args, **kwargs)
         except NotImplementedError as missing:
             return self._refused(str(missing), exact)
 

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mbe_plugin.conversion.marks import LIKE, MOVEMENT, PRODUCT, SHAPE_ONLY
-from mbe_plugin.conversion.vocabulary.decompose import DECOMPOSITIONS, LOSSES, REFUSED
+from mbe_plugin.conversion.vocabulary.decompose import DECOMPOSITIONS, LOSSES
+from mbe_plugin.conversion.vocabulary.recurrent import RECURRENT
 from mbe_plugin.conversion.vocabulary.rules import (
     AttentionRule,
     BatchNormRule,
@@ -131,8 +132,8 @@ def _spelling(name: str, function: Callable) -> Spelling:
         plain,
         writes,
         RULES.get(name),
-        DECOMPOSITIONS.get(name),
-        refused=REFUSED.get(name, ""),
+        DECOMPOSITIONS.get(name) or RECURRENT.get(name),
+        by_steps=name in RECURRENT,
         is_loss=name in LOSSES,
         moves=stem in MOVEMENT,
         shape_only=stem in SHAPE_ONLY or name in SHAPE_ONLY,

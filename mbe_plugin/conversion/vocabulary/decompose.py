@@ -357,18 +357,6 @@ DECOMPOSITIONS["linalg_vector_norm"] = vector_norm
 DECOMPOSITIONS["linalg_solve_triangular"] = solve_triangular
 DECOMPOSITIONS["linalg_norm"] = vector_norm
 
-# refused as a whole, under the name of the module that makes the call: their kernels differ from device to device
-REFUSED = {
-    "lstm": "LSTM",
-    "gru": "GRU",
-    "rnn_tanh": "RNN",
-    "rnn_relu": "RNN",
-    "lstm_cell": "LSTMCell",
-    "gru_cell": "GRUCell",
-    "rnn_tanh_cell": "RNNCell",
-    "rnn_relu_cell": "RNNCell",
-}
-
 # the loss is not part of the network: it stays exact and is reported
 LOSSES = frozenset(
     "cross_entropy nll_loss binary_cross_entropy binary_cross_entropy_with_logits mse_loss l1_loss smooth_l1_loss "

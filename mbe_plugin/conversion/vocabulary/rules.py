@@ -24,7 +24,7 @@ class Spelling:
     """What one of torch's many functions is to the walk.
 
     plain: the function itself, or for one that works in place (writes) its out-of-place twin.
-    refused: the name under which a function without a spiking form is refused as a whole.
+    by_steps: whether the decomposition has steps that share their sites, and takes what hands them out (recurrent.py).
     """
 
     name: str
@@ -32,16 +32,11 @@ class Spelling:
     writes: bool = False
     rule: Rule | None = None
     decomposition: Callable[..., Any] | None = None
-    refused: str = ""
+    by_steps: bool = False
     is_loss: bool = False
     moves: bool = False
     shape_only: bool = False
     like: bool = False
-
-    @property
-    def composite(self) -> bool:
-        """Whether it has no rule of its own, but is decomposed or refused as a whole."""
-        return self.decomposition is not None or bool(self.refused)
 
 
 @dataclass(frozen=True)
