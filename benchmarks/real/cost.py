@@ -53,7 +53,7 @@ def _times(load: Load, task: str, config: MBEConfig) -> Row:
     calibrated = time.perf_counter()
     snn = mbe_plugin.convert(ann, calibration, config)
     conversion = time.perf_counter() - calibrated
-    inputs = workload.parts[0].evaluation[0]
+    inputs = _middle(workload)
     networks = {"ann": ann, "snn": snn}
     medians = interleaved_medians(
         {name: lambda n=n: workload.outputs(n, inputs) for name, n in networks.items()}, ROUNDS
@@ -74,27 +74,39 @@ def _times(load: Load, task: str, config: MBEConfig) -> Row:
 
 
 def _memory_of_ann(load: Load, task: str) -> Row:
-    """Weights and the activations of the larger of a forward and the calibration's batches."""
+    """Of the larger of a forward and the calibration's batches."""
     workload = _workload(load, task)
-    reset_peak()
+    before = reset_peak()
     with torch.no_grad():
         for batch in workload.parts[0].calibration:
             _call(workload.ann, batch)
-        workload.outputs(workload.ann, workload.parts[0].evaluation[0])
-    return {"ann_mebibytes": peak() / 1024}
+        workload.outputs(workload.ann, _middle(workload))
+    return {"ann_mebibytes": _weights(workload.ann) + (peak() - before) / 1024}
 
 
 def _memory_of_snn(load: Load, task: str, config: MBEConfig) -> Row:
-    """The peak while a network is calibrated and converted without a copy, and that of a forward afterwards."""
+    """While a network is calibrated and converted without a copy, and of a forward afterwards."""
     workload = _workload(load, task)
-    reset_peak()
+    before = reset_peak()
     calibration = mbe_plugin.calibrate(workload.ann, workload.parts[0].calibration, copy=False)
     snn = mbe_plugin.convert(workload.ann, calibration, config, copy=False)
     converting = peak()
     reset_peak()
     with torch.no_grad():
-        workload.outputs(snn, workload.parts[0].evaluation[0])
-    return {"converting_mebibytes": converting / 1024, "snn_mebibytes": peak() / 1024}
+        workload.outputs(snn, _middle(workload))
+    peaks = {"converting_mebibytes": converting, "snn_mebibytes": peak()}
+    return {name: _weights(workload.ann) + (size - before) / 1024 for name, size in peaks.items()}
+
+
+def _weights(network: torch.nn.Module) -> float:
+    """MiB of parameters and buffers, shared ones once."""
+    return sum(t.nbytes for t in [*network.parameters(), *network.buffers()]) / 2**20
+
+
+def _middle(workload: Workload) -> Any:
+    """The batch of middle length."""
+    batches = workload.parts[0].evaluation
+    return batches[len(batches) // 2]
 
 
 def _call(network: torch.nn.Module, batch: Any) -> object:

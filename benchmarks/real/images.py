@@ -19,11 +19,11 @@ FOLDS, CALIBRATION, BATCH = 5, 16, 8
 PATCHES = 257  # with the class token
 
 
-def stamps(data: Path) -> list[Workload]:
+def stamps(data: Path, fitted: bool = True) -> list[Workload]:
     """Five probes side by side, each fitted on the ANN's features of four folds and judged on the fifth.
 
     They are one linear layer, which is converted with the rest. Fold 0 is evaluated by a network that was calibrated
-    on images of fold 1, and the other folds by one that was calibrated on images of fold 0.
+    on images of fold 1, and the other folds by one that was calibrated on images of fold 0. fitted=False: probes at random.
     """
     from torchvision.datasets import ImageFolder
 
@@ -33,7 +33,8 @@ def stamps(data: Path) -> list[Workload]:
     classes = len(folder.classes)
     folds = folds_of(labels)
     ann = DINOv2Classifier(load_dinov2(), FOLDS * classes).eval()
-    _fit(ann, images, labels, folds, classes)
+    if fitted:
+        _fit(ann, images, labels, folds, classes)
 
     places = [torch.arange(len(labels))[folds == fold] for fold in range(FOLDS)]
     order = torch.cat(places)

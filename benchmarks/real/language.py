@@ -18,8 +18,8 @@ TASKS = {
 CALIBRATION = (256, 256, 256, 1024)  # tokens of the windows of the validation text
 
 
-def wikitext(data: Path) -> list[Workload]:
-    """One conversion serves both tasks: its calibration is one list of windows."""
+def wikitext(data: Path, fitted: bool = True) -> list[Workload]:
+    """One conversion serves both tasks: its calibration is one list of windows. Its own head is pretrained."""
     tokenizer, ann = load_smollm2()
     texts = [(data / "wikitext-2" / f"{name}.txt").read_text(encoding="utf-8") for name in ("valid", "test")]
     valid, test = (tokens_of(tokenizer, text[:200_000]) for text in texts)

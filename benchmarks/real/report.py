@@ -12,6 +12,10 @@ from benchmarks.real.workload import Row
 GOALS = {8: (0.1, 1), 4: (0.2, 4), 3: (1.0, 8)}
 PHOTOGRAPHS = 268
 
+GLANCE = """\
+Points of accuracy or percent of perplexity lost (negative: gained), and in brackets predictions changed, over T.
+"""
+
 QUALITY = """\
 Calibration and evaluation share no item. **DINOv2**: a linear probe on the class token over five folds, fitted on the
 ANN's features of four and judged on the fifth; fold 0 is run by a network calibrated on 16 images of fold 1, the others
@@ -32,8 +36,9 @@ sentences and one batch of windows, since each takes it minutes.
 COST = f"""\
 Seconds are medians of interleaved forwards, or of one calibration and conversion. The goals: {PER_BATCH} of the ANN's
 forwards for a calibration batch, and for a conversion what is allowed, {PER_CONVERSION} forwards on the first batch and
-{PER_SITE} s a site. Memory is the peak of the whole process in MiB: of the ANN's forwards, of calibration and
-conversion with `copy=False` (goal: a ratio of 1.15), and of the SNN's forward afterwards.
+{PER_SITE} s a site. Memory in MiB: the weights and what the process adds to them at its peak, in the ANN's forwards, in
+calibration and conversion with `copy=False` (goal: a ratio of 1.15), and in the SNN's forward afterwards, when it holds
+the neurons as well.
 """
 
 
@@ -46,13 +51,33 @@ def markdown(qualities: Sequence[Row], costs: Sequence[Row]) -> str:
         f"on {machine('torch', 'transformers', 'timm', 'spikingjelly')}; shared with other work."
     )
     ours = [row for row in qualities if row["family"] == "routed"]
-    parts = [f"# Three real networks\n\n{made}", f"## Goals\n\n{goals(ours)}", f"## Quality\n\n{QUALITY}"]
+    parts = [
+        f"# Three real networks\n\n{made}",
+        f"## At a glance\n\n{GLANCE}\n{glance(ours)}",
+        f"## Goals\n\n{goals(ours)}",
+        f"## Quality\n\n{QUALITY}",
+    ]
     for network in dict.fromkeys(row["network"] for row in qualities):
         rows = [row for row in qualities if row["network"] == network]
         parts.append(f"### {network}\n\n{quality_table(rows)}")
     if costs:
         parts.append(f"## Cost\n\n{COST}\n{cost_table(costs)}")
     return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def glance(rows: Sequence[Row]) -> str:
+    """A line per task and N of the identities, a column per T."""
+    steps = sorted({int(row["time_steps"]) for row in rows}, reverse=True)
+    lines = []
+    for (network, task), found in _grouped(rows).items():
+        for bases in sorted({int(row["identity_bases"]) for row in found}):
+            here = {int(r["time_steps"]): r for r in found if int(r["identity_bases"]) == bases}
+            unit = "%" if found[0]["measure"] == "perplexity" else "points"
+            cells = [
+                f"{float(here[t]['loss']):.3f} ({here[t]['changed']})" if t in here else "" for t in steps
+            ]
+            lines.append([f"{network}, {task}", bases, f"{int(found[0]['items']):,}", unit, *cells])
+    return markdown_table(["network, task", "N", "items", "loss in", *(f"T = {t}" for t in steps)], lines)
 
 
 def goals(rows: Sequence[Row]) -> str:

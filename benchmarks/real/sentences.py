@@ -25,8 +25,11 @@ FILES = {
 TRAINING, CALIBRATION, BATCH, COUNTED = 2000, 32, 32, 64
 
 
-def sentences(data: Path, task: str, limit: int) -> list[Workload]:
-    """The head is fitted on 2,000 training sentences, 32 of which calibrate; at most limit held-out ones are judged."""
+def sentences(data: Path, task: str, limit: int, fitted: bool = True) -> list[Workload]:
+    """The head is fitted on 2,000 training sentences, 32 of which calibrate; at most limit held-out ones are judged.
+
+    fitted=False: a head at random.
+    """
     train, test = FILES[task]
     found = split(data / train, data / test if test else None, seed=0)
     tokenizer, bert = load_minilm()
@@ -37,8 +40,9 @@ def sentences(data: Path, task: str, limit: int) -> list[Workload]:
         made, order = batches_by_length(tokenizer, [text for _, text in chosen], size, "cpu")
         return made, torch.tensor([classes[chosen[i][0]] for i in order])
 
-    known, wanted = batches(found.train[:TRAINING], BATCH)
-    fit_head(ann.head, evaluate(ann, known, outputs)[0], wanted, HEAD_STRENGTH)
+    if fitted:
+        known, wanted = batches(found.train[:TRAINING], BATCH)
+        fit_head(ann.head, evaluate(ann, known, outputs)[0], wanted, HEAD_STRENGTH)
     held_out, labels = batches(found.test[:limit], BATCH)
 
     def figures(exact: Tensors, spiking: Tensors) -> Row:
