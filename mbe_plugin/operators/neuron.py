@@ -67,8 +67,8 @@ class Statistics:
         """The kept values, float32 [n]."""
         return torch.cat(self.samples) if self.samples else torch.empty(0)
 
-    def update(self, x: Tensor, dim: int) -> None:
-        """Take in the finite values x [...]."""
+    def update(self, x: Tensor, dim: int | None) -> None:
+        """Take in the finite values x [...]; dim is the contracted dimension, if x still has one."""
         if x.numel() == 0:
             return
         work = x.detach().to(torch.float32)
@@ -81,8 +81,8 @@ class Statistics:
         if sum(s.numel() for s in self.samples) > SAMPLES_KEPT:
             self.samples = [torch.cat(self.samples)[::2].clone()]
 
-    def _update_channels(self, work: Tensor, dim: int, *, first: bool) -> None:
-        if work.dim() == 0:
+    def _update_channels(self, work: Tensor, dim: int | None, *, first: bool) -> None:
+        if dim is None or work.dim() == 0:
             return
         others = [d for d in range(work.dim()) if d != dim % work.dim()]
         largest = work.abs().amax(dim=others).cpu() if others else work.abs().cpu()
@@ -112,7 +112,7 @@ class Observer(nn.Module):
                 f"calibration met {bad} at {self.site} ({self.role}); remove the batch or mend the model, the range of "
                 "a neuron must be finite"
             )
-        self.statistics.update(seen, dim)
+        self.statistics.update(seen, dim if where is None else None)
         return self.scalar(x)
 
 
