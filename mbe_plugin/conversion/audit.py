@@ -98,6 +98,7 @@ class Audit(TorchDispatchMode):
         self.findings = Findings()
         self._refusal: Refusal | None = None  # the last that was counted
         self._activations: dict[int, StorageWeakRef] = {}
+        self._limit = 64
         for tensor in inputs:
             self._add(tensor)
 
@@ -178,6 +179,9 @@ class Audit(TorchDispatchMode):
     def _add(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         # the weak reference keeps the address from being used again for another storage
+        if len(self._activations) >= self._limit:
+            self._activations = {k: ref for k, ref in self._activations.items() if not ref.expired()}
+            self._limit = 2 * len(self._activations) + 64
         self._activations[storage._cdata] = StorageWeakRef(storage)
 
     def _is_activation(self, tensor: Tensor) -> bool:

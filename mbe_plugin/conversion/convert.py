@@ -73,8 +73,9 @@ def convert(
         calibration = record(work, modules, calibration, progress)
     progress("building neurons")
     conversion = build(work, modules, calibration, config)
-    progress("auditing")
     args, kwargs = calibration.first_batch
+    del calibration  # and with it the samples, unless the caller holds them
+    progress("auditing")
     conversion.findings = audit(work, args, kwargs, conversion)
     if config.strict and conversion.findings.unsupported:
         raise UnsupportedOperatorError(_unsupported(conversion.findings))

@@ -124,6 +124,7 @@ def attach(
     for path, begun in conversion.origins.items():
         modules[path].origins = dict(begun)
     work.add_module(CONTAINER, container.to(device_of(work)).eval())
+    conversion.sites = [site.without_samples() for site in conversion.sites]
     work.__dict__["mbe_conversion"] = conversion
     work.__dict__[SAVER] = save
 

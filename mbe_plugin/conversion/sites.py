@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -42,6 +42,10 @@ class Site:
         Offloading to disk writes one file per entry of the state dict, under its name.
         """
         return self.name.replace(".", "~").replace("/", "~")
+
+    def without_samples(self) -> Site:
+        """The same site, of what its neurons saw only the range and the count: the neurons are fitted."""
+        return replace(self, roles={r: Statistics(s.low, s.high, s.count) for r, s in self.roles.items()})
 
 
 @dataclass

@@ -86,7 +86,7 @@ class Statistics:
         if not math.isfinite(high - low):
             raise ValueError(high if math.isfinite(low) else low)
         self.low, self.high = min(self.low, low), max(self.high, high)
-        if dim is not None and values.dim():
+        if dim is not None and where is None and values.dim():
             self._update_channels(torch.maximum(highs, -lows).float().cpu(), first=self.count == 0)
         self.count += count
         self.samples.append(spread(values, where, SAMPLES_PER_CALL).to("cpu", torch.float32, copy=True))

@@ -14,6 +14,7 @@ from mbe_plugin.operators.encoded import as_real
 
 # relative differences above which two networks without spikes cannot be the same one: rounding stays far below
 SAME_NETWORK, SAME_NETWORK_IN_16_BITS = 1e-3, 1e-1
+PIECE = 2**16  # numbers that are compared at a time
 
 
 @contextmanager
@@ -33,9 +34,18 @@ def outputs_of(out: Any) -> list[Tensor]:
 
 
 def squared_error(value: Tensor, exact: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum of the squared differences, and of the exact values' squares."""
-    wanted = as_real(exact).double()
-    return (as_real(value).double() - wanted).square().sum(), wanted.square().sum()
+    """Sum of the squared differences, and of the exact values' squares, in float64; nothing else of their size is made."""
+    error = size = torch.zeros((), dtype=torch.float64, device=exact.device)
+    for found, wanted in zip(_pieces(value), _pieces(exact), strict=True):
+        wanted = wanted.double()
+        error = error + (found.double() - wanted).square().sum()
+        size = size + wanted.square().sum()
+    return error, size
+
+
+def _pieces(x: Tensor) -> tuple[Tensor, ...]:
+    """The numbers of x in pieces, so that a copy of one in another type is small."""
+    return as_real(x).reshape(-1).split(PIECE)
 
 
 def root_ratio(pairs: Iterable[tuple[Tensor, Tensor]]) -> float:
@@ -52,10 +62,11 @@ def relative_difference(values: list[Tensor], wanted: list[Tensor]) -> float:
         return float("inf")
     pairs = []
     for value, exact in zip(values, wanted, strict=True):
-        finite = torch.isfinite(exact)
-        if not torch.equal(finite, torch.isfinite(value)):
-            return float("inf")
-        pairs.append(squared_error(value[finite], exact[finite]))
+        for found, true in zip(_pieces(value), _pieces(exact), strict=True):
+            finite = torch.isfinite(true)
+            if not torch.equal(finite, torch.isfinite(found)):
+                return float("inf")
+            pairs.append(squared_error(found[finite], true[finite]))
     return root_ratio(pairs)
 
 

@@ -46,7 +46,7 @@ def probe(module: nn.Module, x: Tensor) -> UnitSpec | None:
     subject._forward_pre_hooks.clear()
     try:
         with torch.no_grad():
-            if subject(x[:1] if x.dim() else x).dtype != x.dtype:
+            if subject(x).dtype != x.dtype:
                 return None  # an operator returns its input's dtype
             subject = subject.to(torch.float64)
             if any(True for _ in subject.parameters()):
@@ -68,7 +68,8 @@ def _candidate(module: nn.Module) -> bool:
 def _keep_first(inputs: dict[str, Tensor], path: str) -> Callable:
     def hook(module: nn.Module, args: tuple) -> None:
         if len(args) == 1 and isinstance(args[0], Tensor) and args[0].is_floating_point():
-            inputs.setdefault(path, args[0].detach()[..., :].cpu())
+            # one vector of it tells the type and the width, and keeps no activations alive
+            inputs.setdefault(path, args[0].detach()[(slice(1),) * (args[0].dim() - 1)].cpu().clone())
 
     return hook
 
