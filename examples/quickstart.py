@@ -63,18 +63,11 @@ def convert(
     ann: nn.Module, batches: list[Batch], config: mbe_plugin.MBEConfig
 ) -> tuple[nn.Module, dict[str, float]]:
     """The spiking network, and the seconds that each of the two parts took."""
-    with tqdm(total=len(batches) + 2) as bar:
-
-        def progress(stage: str) -> None:
-            bar.update(1 if bar.desc else 0)  # the stage before is over
-            bar.set_description(stage)
-
-        started = time.perf_counter()
-        calibration = mbe_plugin.calibrate(ann, batches, progress=progress)
-        calibrated = time.perf_counter()
-        snn = mbe_plugin.convert(ann, calibration, config, progress=progress)
-        converted = time.perf_counter()
-        bar.update()
+    started = time.perf_counter()
+    calibration = mbe_plugin.calibrate(ann, batches, progress=True)
+    calibrated = time.perf_counter()
+    snn = mbe_plugin.convert(ann, calibration, config, progress=True)
+    converted = time.perf_counter()
     return snn, {"calibrating": calibrated - started, "converting": converted - calibrated}
 
 

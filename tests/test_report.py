@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from networks import WIDTH, Calling, tokens, transformer
 from torch import Tensor, nn
 
-from mbe_plugin import ConversionError, MBEConfig, Report, convert, count_spikes, fit, report
+from mbe_plugin import ConversionError, MBEConfig, Report, calibrate, convert, count_spikes, fit, report
 from mbe_plugin.conversion import reset_counts
 
 
@@ -205,11 +205,35 @@ def test_no_module(other: Any) -> None:
         report(other)
 
 
-def test_progress_is_told_each_stage() -> None:
-    told: list[str] = []
-    convert(nn.Sequential(nn.GELU()), [tokens(), tokens()], progress=told.append)
-    assert told[:2] == ["calibration batch 1", "calibration batch 2"]
-    assert len(told) >= 4
+def test_progress_is_told_how_far_each_stage_is() -> None:
+    told: list[tuple[str, int, int | None]] = []
+    model = nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 8))
+    convert(model, [tokens(), tokens()], progress=lambda *news: told.append(news))
+    assert list(dict.fromkeys(stage for stage, _, _ in told)) == [
+        "calibrating, batches",
+        "building neurons, sites",
+        "auditing, sites",
+    ]
+    for stage in {stage for stage, _, _ in told}:
+        done = [(d, of) for s, d, of in told if s == stage]
+        assert done == sorted(done)
+        assert done[-1][0] == done[-1][1]
+    assert told[:3] == [("calibrating, batches", done, 2) for done in range(3)]
+    assert told[-1] == ("auditing, sites", 3, 3)
+
+
+def test_progress_of_a_stream_has_no_end_in_sight() -> None:
+    told: list[tuple[str, int, int | None]] = []
+    calibrate(
+        nn.Sequential(nn.GELU()), (tokens() for _ in range(2)), progress=lambda *news: told.append(news)
+    )
+    assert told == [("calibrating, batches", done, None) for done in range(3)]
+
+
+def test_progress_as_a_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    convert(nn.Sequential(nn.GELU()), [tokens()], progress=True)
+    shown = capsys.readouterr().err
+    assert all(stage in shown for stage in ("calibrating, batches", "building neurons", "auditing"))
 
 
 def test_firing_rates_are_shares_of_the_driven_bases(snn: nn.Module) -> None:

@@ -68,7 +68,7 @@ def _run(result: Result, progress: Callable[[str], None]) -> None:
     result.outcome = FAILED
     progress("calibrating")
     config = mbe_plugin.MBEConfig(time_steps=TIME_STEPS)
-    snn = mbe_plugin.convert(model, calibration, config, progress=progress)
+    snn = mbe_plugin.convert(model, calibration, config, progress=lambda stage, *_: progress(stage))
     progress("running")
     result.error = difference(call(snn, test), wanted)
     if result.error <= CLOSE:

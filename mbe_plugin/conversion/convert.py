@@ -17,6 +17,7 @@ from mbe_plugin.conversion.following.comparison import root_ratio, seeded, squar
 from mbe_plugin.conversion.following.frames import ModuleSites, Router, watched_by
 from mbe_plugin.conversion.marks import holds_numbers, tensors_of
 from mbe_plugin.conversion.network import Conversion, attach, install_copy
+from mbe_plugin.conversion.progress import Progress, Tell
 from mbe_plugin.conversion.record import record
 from mbe_plugin.conversion.sites import Calibration, Site, structure_of
 from mbe_plugin.conversion.storage import save
@@ -25,23 +26,22 @@ from mbe_plugin.fitting.functions import Scalar
 from mbe_plugin.operators import CalibratedNode, SpikingOperator
 from mbe_plugin.operators.spikes import count_spikes
 
-Progress = Callable[[str], None]
-
 SPIKES_LOOKED_AT = 1 << 16  # elements per call of a neuron, for the rates in the report
 
 
 @torch.inference_mode(False)  # the caller may be in it, and its tensors cannot be used outside
 def calibrate(
-    model: nn.Module, batches: Iterable[Any], *, copy: bool = True, progress: Progress = lambda _: None
+    model: nn.Module, batches: Iterable[Any], *, copy: bool = True, progress: bool | Tell = False
 ) -> Calibration:
     """Record what convert() needs of a model, once for any number of conversions (a sweep over T, say).
 
     model: stays as it is. batches: dicts, tensors, (inputs, label) or ((args...), {kwargs}), or a DataLoader
-    of these. copy=False shares the parameters instead of copying them. Raises CalibrationError for no
-    batches, a batch that the model refuses, or values that are not finite.
+    of these; they are taken one at a time. copy=False shares the parameters instead of copying them. progress: True
+    for a bar, or a function that is told (stage, done, total or None). Raises CalibrationError for no batches, a batch
+    that the model refuses, or values that are not finite.
     """
     work, modules = install_copy(model, copy)
-    return record(work, modules, batches, progress)
+    return record(work, modules, batches, Progress(progress))
 
 
 @torch.inference_mode(False)
@@ -51,13 +51,13 @@ def convert(
     config: MBEConfig | None = None,
     *,
     copy: bool = True,
-    progress: Progress = lambda _: None,
+    progress: bool | Tell = False,
 ) -> nn.Module:
     """Turn a pretrained network into a spiking one without training (METHOD section 2).
 
     model: any nn.Module; it, its mode and its device stay as they are. calibration: a few batches in the forms that
     calibrate() takes, or its result. config: MBEConfig(). copy=False shares parameters and buffers with
-    the model instead of copying them (the weights are not changed either way). progress is told each stage.
+    the model instead of copying them (the weights are not changed either way). progress: see calibrate.
 
     Returns a module of the model's own class, in eval mode, with the same call and the same outputs; its operators are
     submodules under ``.mbe``, and ``mbe_plugin.report(snn)`` lists them.
@@ -65,18 +65,16 @@ def convert(
     form, named with its module path (strict), and ConversionError if nothing was found to convert, the model cannot be
     copied or followed, or it computes something else once its modules are routed.
     """
-    config = config or MBEConfig()
+    config, tell = config or MBEConfig(), Progress(progress)
     work, modules = install_copy(model, copy)
     if isinstance(calibration, Calibration):
         _check_same_model(work, calibration)
     else:
-        calibration = record(work, modules, calibration, progress)
-    progress("building neurons")
-    conversion = build(work, modules, calibration, config)
+        calibration = record(work, modules, calibration, tell)
+    conversion = build(work, modules, calibration, config, tell)
     args, kwargs = calibration.first_batch
     del calibration  # and with it the samples, unless the caller holds them
-    progress("auditing")
-    conversion.findings = audit(work, args, kwargs, conversion)
+    conversion.findings = audit(work, args, kwargs, conversion, tell)
     if config.strict and conversion.findings.unsupported:
         raise UnsupportedOperatorError(_unsupported(conversion.findings))
     reset_counts(work)
@@ -84,7 +82,11 @@ def convert(
 
 
 def build(
-    work: nn.Module, modules: dict[str, ModuleSites], calibration: Calibration, config: MBEConfig
+    work: nn.Module,
+    modules: dict[str, ModuleSites],
+    calibration: Calibration,
+    config: MBEConfig,
+    tell: Progress,
 ) -> Conversion:
     """Make every site's neurons from what calibration saw, and attach them."""
     reasons = {site.name: _why_exact(site, config) for site in calibration.sites}
@@ -105,8 +107,10 @@ def build(
     shared = {site.name: site.shared for site in calibration.sites}
     builders = {site.name: NeuronBuilder(site, config) for site in calibration.sites}
     neurons: dict[tuple[str, str], nn.Module] = {}
+    numbers = {site.name: i for i, site in enumerate(calibration.sites)}
 
     def neuron(site: str, role: str, function: str, scalar: Scalar | None) -> nn.Module:
+        tell("building neurons, sites", numbers[site], len(numbers))
         twin = neurons.get(shared[site].get(role, ("", "")))
         made = twin if _interchangeable(twin, builders[site]) else builders[site](role, function, scalar)
         assert made is not None
@@ -114,6 +118,7 @@ def build(
         return made
 
     attach(work, modules, conversion, neuron, save)
+    tell("building neurons, sites", len(numbers), len(numbers))
     return conversion
 
 
@@ -147,14 +152,18 @@ def _why_exact(site: Site, config: MBEConfig) -> str:
     return ""
 
 
-def audit(work: nn.Module, args: tuple, kwargs: dict[str, Any], conversion: Conversion) -> Findings:
+def audit(
+    work: nn.Module, args: tuple, kwargs: dict[str, Any], conversion: Conversion, tell: Progress
+) -> Findings:
     """One forward of the converted model under both the audit and a watch that measures each operator's error."""
     squares: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
 
     def watch(site: str, operator: SpikingOperator, out: Any, exact: Callable[[], Any]) -> None:
         if isinstance(out, Tensor):
             squares[site].append(squared_error(out, exact()))
+        tell("auditing, sites", len(squares), spiking)
 
+    spiking = len(conversion.sites) - len(conversion.kept_exact)
     inputs = [t for _, t in tensors_of((args, kwargs)) if holds_numbers(t)]
     with (
         torch.no_grad(),
@@ -164,6 +173,7 @@ def audit(work: nn.Module, args: tuple, kwargs: dict[str, Any], conversion: Conv
         watched_by(Router(watch, watching.begin)),
     ):
         work(*args, **kwargs)
+    tell("auditing, sites", spiking, spiking)
     conversion.local_errors = {site: root_ratio(found) for site, found in squares.items()}
     return watching.findings
 

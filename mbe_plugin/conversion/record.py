@@ -6,7 +6,7 @@ observers see the same operands, so inner quantities (deviations, exponents, sum
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sized
 from typing import Any
 
 import torch
@@ -33,6 +33,7 @@ from mbe_plugin.conversion.following.frames import (
 from mbe_plugin.conversion.following.origins import Origins, follow_weights, is_weight, perturbed_run
 from mbe_plugin.conversion.following.routed import unrouted
 from mbe_plugin.conversion.marks import CODED, PRODUCT, holds_numbers, level, mark
+from mbe_plugin.conversion.progress import Progress
 from mbe_plugin.conversion.sites import Calibration, Site, structure_of
 from mbe_plugin.conversion.vocabulary.probe import find_units
 from mbe_plugin.conversion.vocabulary.rules import Call, MultilinearRule, QuotientRule, Rule, Spelling
@@ -40,6 +41,8 @@ from mbe_plugin.conversion.vocabulary.units import UnitSpec
 from mbe_plugin.errors import CalibrationError, ConversionError, MBEError
 from mbe_plugin.fitting.functions import Scalar
 from mbe_plugin.operators import EncodedCall, Memo, Observer, SpikingOperator
+
+STAGE = "calibrating, batches"
 
 
 class Scout(WatchedForward):
@@ -191,7 +194,7 @@ def record(
     model: nn.Module,
     modules: dict[str, ModuleSites],
     batches: Iterable[Any],
-    progress: Callable[[str], None] = lambda _: None,
+    tell: Progress,
 ) -> Calibration:
     """Run ``batches`` through ``model`` (routed, in eval mode) and return what its sites saw.
 
@@ -201,15 +204,17 @@ def record(
     recorder = Recorder(Origins())
     first: tuple[tuple, dict] | None = None
     count = 0
+    total = len(batches) if isinstance(batches, Sized) else None
+    tell(STAGE, 0, total)
     for batch in batches:
         args, kwargs = as_call(batch, model)
-        progress(f"calibration batch {count + 1}")
         if first is None:
             first = (args, kwargs)
             recorder = _first_batch(model, modules, args, kwargs)
         else:
             _run(recorder, model, count, args, kwargs)
         count += 1
+        tell(STAGE, count, total)
     if first is None:
         raise CalibrationError("no calibration data: the iterable gave no batch; pass at least one")
     return recorder.finish(count, first, model)
