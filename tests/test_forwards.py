@@ -407,8 +407,5 @@ def test_all_of_them_compiled_in_one_graph() -> None:
     torch._dynamo.reset()
     with torch.no_grad():
         wanted = snn(tokens())
-        explained = torch._dynamo.explain(snn)(tokens())
-        assert explained.graph_break_count == 0, explained.break_reasons
-        torch._dynamo.reset()
         compiled = torch.compile(snn, fullgraph=True, backend="eager")
         torch.testing.assert_close(compiled(tokens()), wanted)
