@@ -41,7 +41,9 @@ from mbe_plugin.conversion.vocabulary.units import UnitSpec
 from mbe_plugin.errors import CalibrationError, ConversionError, MBEError
 from mbe_plugin.fitting.functions import Scalar
 from mbe_plugin.operators import EncodedCall, Memo, Observer, SpikingOperator
+from mbe_plugin.operators.neuron import spread
 
+OUTPUTS_COMPARED = 1 << 20
 STAGE = "calibrating, batches"
 
 
@@ -225,7 +227,8 @@ def _first_batch(model: nn.Module, modules: dict[str, ModuleSites], args: tuple,
     wanted = _find_units(model, modules, args, kwargs)
     recorder = Recorder(Origins())
     out = _run(recorder, model, 0, args, kwargs)
-    _check_routing(model, outputs_of(out), wanted, args, kwargs)
+    _check_routing(model, _part_of(out), wanted, args, kwargs)
+    del out
     origins = recorder.origins
     if origins.seen:
         for bold in (
@@ -261,7 +264,12 @@ def _as_it_was(model: nn.Module, args: tuple, kwargs: dict) -> list[Tensor]:
     """The outputs of the first batch without any routing."""
     # any mode keeps torch's fused fast paths away, which skip submodules
     with unrouted(model), BaseTorchFunctionMode(), seeded(device_of(model)):
-        return outputs_of(_forward(model, 0, args, kwargs))
+        return _part_of(_forward(model, 0, args, kwargs))
+
+
+def _part_of(out: Any) -> list[Tensor]:
+    """Of every output at most a million values, so that large ones need not be held while recording goes on."""
+    return [spread(tensor, None, OUTPUTS_COMPARED).clone() for tensor in outputs_of(out)]
 
 
 def _find_units(model: nn.Module, modules: dict[str, ModuleSites], args: tuple, kwargs: dict) -> list[Tensor]:
