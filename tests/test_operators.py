@@ -761,6 +761,33 @@ def test_inference_mode_counts_the_spikes_that_no_grad_counts() -> None:
     assert counted[0] == counted[1]
 
 
+def test_spikes_of_a_spread_of_the_elements_estimate_those_of_all() -> None:
+    """Channels differ here, so that a stride in step with them (100 x 96 elements, 96 of every 960) would see one."""
+    x = gaussian(100, 96) * (torch.arange(96) % 96 == 0) + 0.0
+    x[:, 0] = 1 - 2.0**-12  # every digit is a spike; all other channels send none
+    snn = convert(nn.Sequential(nn.Linear(96, 96)), [x])
+    with count_spikes(snn) as every:
+        snn(x)
+    with count_spikes(snn, most=960) as some:
+        snn(x)
+    (exact,), (estimate,) = every.neurons.values(), some.neurons.values()
+    assert exact.sampled == exact.elements == estimate.elements == x.numel()
+    assert 0 < estimate.sampled <= 960
+    assert estimate.total == pytest.approx(exact.total, rel=0.15)
+    assert estimate.exponents == pytest.approx(exact.exponents, rel=0.15)
+    with count_spikes(snn, most=x.numel()) as enough:
+        snn(x)
+    assert torch.equal(next(iter(enough.neurons.values())).counts, exact.counts)
+
+
+def test_samples_of_calibration_come_from_every_channel() -> None:
+    """The old stride, 8,192 of 1,572,864 elements, met 4 channels of 768."""
+    statistics = Statistics()
+    statistics.update(torch.arange(768.0).expand(2048, 768))
+    assert statistics.sample().unique().numel() == 768
+    assert statistics.sample().numel() == pytest.approx(8192, rel=0.01)
+
+
 def test_the_train_of_a_unary_neuron_feeds_the_next_layer() -> None:
     model = nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 8))
     snn = convert(model, [gaussian(50, 8)])
