@@ -20,7 +20,8 @@ from mbe_plugin.conversion.following.comparison import (
     seeded,
     squared_error,
 )
-from mbe_plugin.conversion.following.frames import Router, watched_by
+from mbe_plugin.conversion.following.frames import watched_by
+from mbe_plugin.conversion.following.walk import Router
 from mbe_plugin.errors import ConversionError
 from mbe_plugin.operators import SpikingOperator
 

@@ -14,7 +14,8 @@ from mbe_plugin.conversion.audit import Audit, Findings
 from mbe_plugin.conversion.batches import device_of
 from mbe_plugin.conversion.build import NeuronBuilder
 from mbe_plugin.conversion.following.comparison import root_ratio, seeded, squared_error
-from mbe_plugin.conversion.following.frames import ModuleSites, Router, watched_by
+from mbe_plugin.conversion.following.frames import ModuleSites, watched_by
+from mbe_plugin.conversion.following.walk import Router
 from mbe_plugin.conversion.marks import holds_numbers, tensors_of
 from mbe_plugin.conversion.network import Conversion, attach, install_copy
 from mbe_plugin.conversion.progress import Progress, Tell

@@ -93,7 +93,9 @@ def _listener(
         if outer is not None:
             outer(x, where, sent)
         elements = x.numel() if where is None else int(torch.count_nonzero(where))
-        with _disable_current_modes():  # looking is no part of the forward: no audit or counter of operations sees it
+        with (
+            _disable_current_modes()
+        ):  # looking is no part of the forward: no audit or counter of operations sees it
             looked_at = spread(x.detach(), where, most)
             fired, exponents = node.spike_counts(looked_at)
         key = node.site, node.role

@@ -15,7 +15,8 @@ from typing import Any
 
 from torch import nn
 
-from mbe_plugin.conversion.following.frames import SLOT, run_frame
+from mbe_plugin.conversion.following.entry import run_frame
+from mbe_plugin.conversion.following.frames import SLOT
 from mbe_plugin.errors import ConversionError
 
 # under this name a routed class keeps its parent's forward, so that Python binds it as it always does

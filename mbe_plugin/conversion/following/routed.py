@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import nn
 
+from mbe_plugin.conversion.following.entry import run_frame
 from mbe_plugin.conversion.following.forwards import (
     FORWARD,
     as_method,
@@ -26,7 +27,7 @@ from mbe_plugin.conversion.following.forwards import (
     suspends,
     unrouted_forward,
 )
-from mbe_plugin.conversion.following.frames import SLOT, ModuleSites, run_frame
+from mbe_plugin.conversion.following.frames import SLOT, ModuleSites
 from mbe_plugin.errors import ConversionError
 
 CONTAINER = "mbe"

@@ -1,0 +1,131 @@
+"""Entering a forward: the outermost frame begins, marks its inputs, runs under a mode, and leaves nothing behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mbe_plugin.conversion.following.frames import SLOT, Frame, ModuleSites
+from mbe_plugin.conversion.following.walk import Router, WatchedForward
+from mbe_plugin.conversion.marks import (
+    ACTIVATION,
+    CONSTANT,
+    enter_as,
+    entered,
+    holds_numbers,
+    mark,
+    tensors_of,
+)
+from mbe_plugin.errors import ConversionError
+from mbe_plugin.operators import Memo
+
+
+def run_frame(
+    module: nn.Module, method: str, names: tuple[str, ...], call: Callable, args: tuple, kwargs: dict
+) -> Any:
+    """Run call(module, *args, **kwargs) as a frame, under a new Router when it is the outermost one."""
+    if SLOT.inside_operator:
+        return call(module, *args, **kwargs)
+    sites: ModuleSites = module._mbe_sites  # type: ignore[assignment]  # set by routed.py
+    mode = SLOT.mode
+    if mode is not None:
+        return _framed(mode, sites, module, method, names, call, args, kwargs)
+    mode = SLOT.next_mode or Router()
+    return enter(mode, sites, module, method, names, call, args, kwargs)
+
+
+def enter(
+    mode: WatchedForward,
+    sites: ModuleSites,
+    module: nn.Module,
+    method: str,
+    names: tuple[str, ...],
+    call: Callable,
+    args: tuple,
+    kwargs: dict,
+) -> Any:
+    """Run the outermost frame under ``mode``: mark its inputs, switch everything off again afterwards."""
+    if not torch.compiler.is_compiling():
+        _refuse_vmap(sites)
+    known = [
+        (tensor, sites.inputs.get(f"{method}({slot})", ACTIVATION))
+        for slot, tensor in slots(names, args, kwargs)
+    ]
+    SLOT.mode = mode
+    try:
+        with mode, _entering(known):
+            out = _framed(mode, sites, module, method, names, call, args, kwargs)
+    finally:
+        SLOT.mode = None
+        mode.memo = Memo()
+    for _, tensor in tensors_of(out):
+        mark(tensor, CONSTANT)
+    if sites.notice is not None and not torch.compiler.is_compiling():
+        sites.notice.check_device()
+    return out
+
+
+def _whole_graph() -> AbstractContextManager[None]:
+    """torch.compile raises at graph breaks while this lasts; older versions of torch cannot be told."""
+    if not hasattr(torch._dynamo, "error_on_graph_break"):
+        return nullcontext()
+    return torch._dynamo.error_on_graph_break(True)
+
+
+def _entering(known: list[tuple[Tensor, int]]) -> AbstractContextManager[None]:
+    """Mark a forward's inputs: in a table of its own or, where a compiler looks on, on the trace's own tensors.
+
+    A graph break inside is an error there: the compiled pieces would run under the walk, which would route them again.
+    """
+    if not torch.compiler.is_compiling():
+        return entered(known)
+    for tensor, to in known:
+        enter_as(tensor, to)
+    return _whole_graph()
+
+
+def _refuse_vmap(sites: ModuleSites) -> None:
+    """ConversionError under torch.vmap: neurons look at values, to count those out of range and to choose segments."""
+    levels = torch._C._functorch.get_interpreter_stack() or ()
+    if any(level.key() == torch._C._functorch.TransformType.Vmap for level in levels):
+        raise ConversionError(
+            f"{sites.path or 'the model'} is called under torch.vmap, where no neuron can look at its values; call it "
+            "with the whole batch instead, or in a loop"
+        )
+
+
+def slots(names: tuple[str, ...], args: tuple, kwargs: dict) -> list[tuple[str, Tensor]]:
+    """The floating and complex tensors among a call's arguments, by parameter name."""
+    found: list[tuple[str, Tensor]] = []
+    for index, value in enumerate(args):
+        name = names[index] if index < len(names) else str(index)
+        found.extend(tensors_of(value, name))
+    for name, value in kwargs.items():
+        found.extend(tensors_of(value, name))
+    return [(slot, tensor) for slot, tensor in found if holds_numbers(tensor)]
+
+
+def _framed(
+    mode: WatchedForward,
+    sites: ModuleSites,
+    module: nn.Module,
+    method: str,
+    names: tuple[str, ...],
+    call: Callable,
+    args: tuple,
+    kwargs: dict,
+) -> Any:
+    frame = Frame(sites, module, method)
+    mode.at_entry(frame, names, args, kwargs)
+    mode.frames.append(frame)
+    try:
+        alone = method == "forward" and len(args) == 1 and not kwargs
+        if sites.unit is not None and alone and mode.reaches_unit(frame, args[0]):
+            return mode.at_unit(frame, args[0], lambda: call(module, *args))
+        return call(module, *args, **kwargs)
+    finally:
+        mode.frames.pop()
