@@ -46,8 +46,7 @@ def markdown(qualities: Sequence[Row], costs: Sequence[Row]) -> str:
     """Goals, quality and cost."""
     commits = sorted({row["commit"] for row in [*qualities, *costs]})
     made = (
-        "Made by `OMP_NUM_THREADS=1 python -m benchmarks.real_networks --data ../shared/data`, then with\n"
-        f"`--published` and `--pass cost`, at commit {', '.join(commits)}\n"
+        f"Made by {_commands(qualities, costs)}, at commit {', '.join(commits)}\n"
         f"on {machine('torch', 'transformers', 'timm', 'spikingjelly')}; shared with other work."
     )
     ours = [row for row in qualities if row["family"] == "routed"]
@@ -63,6 +62,16 @@ def markdown(qualities: Sequence[Row], costs: Sequence[Row]) -> str:
     if costs:
         parts.append(f"## Cost\n\n{COST}\n{cost_table(costs)}")
     return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _commands(qualities: Sequence[Row], costs: Sequence[Row]) -> str:
+    """What the rows come from; a row that was not made is missing in the tables."""
+    options = [""]
+    options += [" --published"] if any(row["family"] == "published" for row in qualities) else []
+    options += [" --pass cost"] if costs else []
+    return ", ".join(
+        f"`OMP_NUM_THREADS=1 python -m benchmarks.real_networks --data ../shared/data{o}`" for o in options
+    )
 
 
 def glance(rows: Sequence[Row]) -> str:
