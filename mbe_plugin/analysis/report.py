@@ -59,6 +59,7 @@ class Report:
     """What became spiking and what did not; print it, or take as_dict() or to_markdown().
 
     without_activation: in how many modules a nonlinear function met values that are no activations, and stayed exact.
+    spikes, exponents: of the first calibration batch; estimated from 65,536 elements of each call where there were more.
     unchecked: products with weights whose other operand was taken for a constant although it was seen only once.
     """
 
@@ -74,6 +75,7 @@ class Report:
     firing_rate: float
     spikes: int
     exponents: int
+    estimated: bool = False
 
     def summary(self) -> str:
         """A few lines."""
@@ -84,7 +86,7 @@ class Report:
         lines = [
             f"spiking: {len(self.sites)} sites ({', '.join(f'{n} {k}' for k, n in kinds.most_common())}), "
             f"{len(neurons)} neurons, T = {self.time_steps}",
-            f"first calibration batch: {self.spikes:,} spikes, mean firing rate {self.firing_rate:.1%}, "
+            f"first calibration batch: {'about ' if self.estimated else ''}{self.spikes:,} spikes, mean firing rate {self.firing_rate:.1%}, "
             f"{self.exponents:,} exponents sent",
             f"outside the calibrated ranges since then: {outside:,.0f} of {seen:,} values; "
             f"beyond the recorded range, as accurate there: {beyond:,.0f}",
@@ -189,6 +191,7 @@ def report(snn: nn.Module) -> Report:
         firing_rate=spikes.firing_rate if spikes else float("nan"),
         spikes=spikes.total if spikes else 0,
         exponents=spikes.exponents if spikes else 0,
+        estimated=any(n.sampled != n.elements for n in spikes.neurons.values()) if spikes else False,
     )
 
 
