@@ -86,7 +86,8 @@ class Report:
         lines = [
             f"spiking: {len(self.sites)} sites ({', '.join(f'{n} {k}' for k, n in kinds.most_common())}), "
             f"{len(neurons)} neurons, T = {self.time_steps}",
-            f"first calibration batch: {'about ' if self.estimated else ''}{self.spikes:,} spikes, mean firing rate {self.firing_rate:.1%}, "
+            f"first calibration batch: {'about ' if self.estimated else ''}{self.spikes:,} spikes, "
+            f"mean firing rate {self.firing_rate:.1%}, "
             f"{self.exponents:,} exponents sent",
             f"outside the calibrated ranges since then: {outside:,.0f} of {seen:,} values; "
             f"beyond the recorded range, as accurate there: {beyond:,.0f}",
