@@ -70,9 +70,8 @@ def _first_batch(model: nn.Module, modules: dict[str, ModuleSites], args: tuple,
     del out
     origins = recorder.origins
     if origins.seen:
-        for bold in (
-            (False, True) if device_of(model).type == "cpu" else (False,)
-        ):  # a GPU dies of a wrong index
+        # boldly on the CPU alone: a GPU dies of a wrong index
+        for bold in (False, True) if device_of(model).type == "cpu" else (False,):
             perturbed_run(lambda a, k: _run(Scout(origins), model, 0, a, k), args, kwargs, bold)
     if any(origins.begun.values()):
         origins.met.clear()  # what lies behind them is no question any more

@@ -16,9 +16,8 @@ from mbe_plugin.kernels.banks import look_up
 from mbe_plugin.kernels.prepared import Prepared
 from mbe_plugin.kernels.steps import Fire
 
-EDGE = (
-    2.0**-5
-)  # of a ramp: a fit clips its ends by about as much, for which the jump at the break point makes up
+# of a ramp: a fit clips its ends by about as much, for which the jump at the break point makes up
+EDGE = 2.0**-5
 CHUNK = {"cpu": 1 << 15}  # elements whose T membranes stay in the cache
 LARGE_CHUNK = 1 << 22  # elsewhere: what bounds the memory
 

@@ -93,9 +93,8 @@ def _listener(
         if outer is not None:
             outer(x, where, sent)
         elements = x.numel() if where is None else int(torch.count_nonzero(where))
-        with (
-            _disable_current_modes()
-        ):  # looking is no part of the forward: no audit or counter of operations sees it
+        # looking is no part of the forward: no audit or counter of operations sees it
+        with _disable_current_modes():
             looked_at = spread(x.detach(), where, most)
             fired, exponents = node.spike_counts(looked_at)
         key = node.site, node.role
@@ -105,10 +104,8 @@ def _listener(
         neuron.counts += fired
         neuron.elements += elements
         neuron.sampled += looked_at.numel()
-        neuron.exponents += round(exponents * _share(elements, looked_at)) if sent is None else sent
+        if sent is None:
+            sent = round(exponents * elements / max(looked_at.numel(), 1))
+        neuron.exponents += sent
 
     return listen
-
-
-def _share(elements: int, looked_at: Tensor) -> float:
-    return 1.0 if looked_at.numel() == elements else elements / max(looked_at.numel(), 1)

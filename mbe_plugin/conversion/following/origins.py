@@ -58,9 +58,7 @@ class Origins:
     def unchecked(self) -> list[str]:
         """The calls whose operand was taken for a constant although it was never met twice."""
         never = {(path, call) for path, call, _ in self.met - self.compared}
-        return sorted(
-            f"{call.partition('#')[0].rpartition('/')[2]} in {path or '(root)'}" for path, call in never
-        )
+        return sorted(_described(path, call) for path, call in never)
 
     def _compare(self, path: str, call: str, name: str, tensor: Tensor) -> None:
         key, found = (path, call, name), _fingerprint(tensor)
