@@ -21,7 +21,7 @@ from _shared.sweep import option_parser, report, sweep
 from torch import nn
 from tqdm import tqdm
 
-from mbe_plugin.environment import hide_broken_torchaudio
+from mbe_plugin.env import hide_broken_torchaudio
 
 BUNDLED = Path(__file__).parent / "data" / "genesis.txt"
 

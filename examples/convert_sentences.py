@@ -22,7 +22,7 @@ from _shared.sweep import Row, Tensors, accuracy_figures, evaluate, option_parse
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from mbe_plugin.environment import hide_broken_torchaudio
+from mbe_plugin.env import hide_broken_torchaudio
 
 BUNDLED = Path(__file__).parent / "data" / "sentiment.txt"
 

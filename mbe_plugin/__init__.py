@@ -1,26 +1,29 @@
-"""MBE spiking neurons and training-free conversion of pretrained Transformers, beside SpikingJelly."""
+"""MBE spiking neurons and training-free conversion of pretrained Transformers, beside SpikingJelly.
 
+``import mbe_plugin`` imports no host and no torch: a name is loaded when it is first asked for.
+"""
+
+import importlib
 from typing import TYPE_CHECKING, Any
 
-from mbe_plugin.analysis import Report, SiteContribution, locate_error, report
-from mbe_plugin.config import MBEConfig
-from mbe_plugin.conversion import Calibration, calibrate, convert, load, reset_counts, save
-from mbe_plugin.errors import (
-    CalibrationError,
-    ConversionError,
-    MBEError,
-    RangeWarning,
-    StorageError,
-    UnseenSiteError,
-    UnsupportedOperatorError,
-)
-from mbe_plugin.fitting import Fit, fit
-from mbe_plugin.neuron import Tables
-from mbe_plugin.node import MBENode
-from mbe_plugin.operators.spikes import SpikeCounts, count_spikes
-
 if TYPE_CHECKING:
-    from mbe_plugin.spikingjelly import MBERecipe
+    from mbe_plugin.analysis import Report, SiteContribution, locate_error, report
+    from mbe_plugin.config import MBEConfig
+    from mbe_plugin.conversion import Calibration, calibrate, convert, load, reset_counts, save
+    from mbe_plugin.errors import (
+        CalibrationError,
+        ConversionError,
+        MBEError,
+        RangeWarning,
+        StorageError,
+        UnseenSiteError,
+        UnsupportedOperatorError,
+    )
+    from mbe_plugin.fitting import Fit, fit
+    from mbe_plugin.hosts.spikingjelly import MBERecipe
+    from mbe_plugin.neuron import Tables
+    from mbe_plugin.node import MBENode
+    from mbe_plugin.recording import SpikeCounts, count_spikes
 
 __version__ = "0.1.0"
 
@@ -52,10 +55,29 @@ __all__ = [
     "save",
 ]
 
+# where each public name lives
+_NAMES = {
+    "analysis": "Report SiteContribution locate_error report",
+    "config": "MBEConfig",
+    "conversion": "Calibration calibrate convert load reset_counts save",
+    "errors": "CalibrationError ConversionError MBEError RangeWarning StorageError UnseenSiteError "
+    "UnsupportedOperatorError",
+    "fitting": "Fit fit",
+    "hosts.spikingjelly": "MBERecipe",
+    "neuron": "Tables",
+    "node": "MBENode",
+    "recording": "SpikeCounts count_spikes",
+}
+_HOME = {name: room for room, names in _NAMES.items() for name in names.split()}
+
 
 def __getattr__(name: str) -> Any:
-    if name == "MBERecipe":  # needs SpikingJelly 2.0; everything else works beside older ones
-        from mbe_plugin.spikingjelly import MBERecipe
+    if name not in _HOME:
+        raise AttributeError(f"module 'mbe_plugin' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"mbe_plugin.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
 
-        return MBERecipe
-    raise AttributeError(f"module 'mbe_plugin' has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

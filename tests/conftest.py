@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from mbe_plugin.environment import hide_broken_torchaudio
+from mbe_plugin.env import hide_broken_torchaudio
 
 hide_broken_torchaudio()
 

@@ -69,7 +69,7 @@ def test_every_public_object_is_documented() -> None:
 
 
 @pytest.mark.parametrize(
-    "package", ["", ".analysis", ".conversion", ".fitting", ".kernels", ".neuron", ".operators"]
+    "package", ["", ".analysis", ".conversion", ".fitting", ".kernels", ".neuron", ".operators", ".recording"]
 )
 def test_every_package_lists_its_names_sorted(package: str) -> None:
     module = __import__(f"mbe_plugin{package}", fromlist=["__all__"])
@@ -96,6 +96,8 @@ def test_errors_have_one_base() -> None:
 
 def test_the_import_is_light() -> None:
     heavy = [
+        "torch",
+        "spikingjelly",
         "transformers",
         "timm",
         "matplotlib",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
-from mbe_plugin.environment import hide_broken_torchaudio
+from mbe_plugin.env import hide_broken_torchaudio
 
 from .heads import fit_head
 from .networks import IMAGE_SIZE, load_dinov2

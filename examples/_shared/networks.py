@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mbe_plugin.environment import hide_broken_torchaudio
+from mbe_plugin.env import hide_broken_torchaudio
 
 IMAGE_SIZE = 224  # 16 x 16 patches and the class token: 257 tokens
 

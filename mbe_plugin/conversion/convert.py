@@ -25,7 +25,7 @@ from mbe_plugin.conversion.storage import save
 from mbe_plugin.errors import ConversionError, UnsupportedOperatorError
 from mbe_plugin.fitting.functions import Scalar
 from mbe_plugin.operators import CalibratedNode, SpikingOperator
-from mbe_plugin.operators.spikes import count_spikes
+from mbe_plugin.recording import count_spikes
 
 SPIKES_LOOKED_AT = 1 << 16  # elements per call of a neuron, for the rates in the report
 

@@ -23,7 +23,7 @@ from mbe_plugin.errors import ConversionError
 from mbe_plugin.fitting.functions import Scalar
 from mbe_plugin.operators import CalibratedNode, SpikingOperator
 from mbe_plugin.operators.neuron import RangeNotice
-from mbe_plugin.operators.spikes import SpikeCounts
+from mbe_plugin.recording import SpikeCounts
 
 
 @dataclass

@@ -29,7 +29,7 @@ from mbe_plugin.errors import StorageError
 from mbe_plugin.neuron.tables import TABLE_FIELDS, Tables
 from mbe_plugin.node import BUFFER_OF
 from mbe_plugin.operators import CalibratedNode, SharedScaleNode, SpikingOperator, Statistics
-from mbe_plugin.operators.spikes import NeuronSpikes, SpikeCounts
+from mbe_plugin.recording import NeuronSpikes, SpikeCounts
 
 FORMAT = 2
 TENSORS, DESCRIPTION = "mbe.safetensors", "mbe.json"

@@ -1,4 +1,4 @@
-"""mbe_plugin.environment: a torchaudio that does not load is hidden, and no other."""
+"""mbe_plugin.env: a torchaudio that does not load is hidden, and no other."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mbe_plugin.environment import hide_broken_torchaudio
+from mbe_plugin.env import hide_broken_torchaudio
 
 ROOT = Path(__file__).parents[1]
 
@@ -66,8 +66,8 @@ def test_transformers_models_import_once_it_is_hidden(tmp_path: Path) -> None:
     write_torchaudio(tmp_path, "raise OSError('no libcudart')\n")
     code = (
         "import sys, mbe_plugin\n"
-        "assert 'mbe_plugin.environment' not in sys.modules, 'import mbe_plugin repairs nothing by itself'\n"
-        "from mbe_plugin.environment import hide_broken_torchaudio\n"
+        "assert 'mbe_plugin.env' not in sys.modules, 'import mbe_plugin repairs nothing by itself'\n"
+        "from mbe_plugin.env import hide_broken_torchaudio\n"
         "assert hide_broken_torchaudio() is not None\n"
         "from transformers import BertModel\n"
     )
