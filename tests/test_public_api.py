@@ -29,6 +29,7 @@ PUBLIC = [
     "Tables",
     "UnseenSiteError",
     "UnsupportedOperatorError",
+    "as_sequence",
     "calibrate",
     "convert",
     "count_spikes",
