@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mbe_plugin.analysis import Report, SiteContribution, locate_error, report
     from mbe_plugin.config import MBEConfig
-    from mbe_plugin.conversion import Calibration, calibrate, convert, load, reset_counts, save
+    from mbe_plugin.conversion import Calibration, as_sequence, calibrate, convert, load, reset_counts, save
     from mbe_plugin.errors import (
         CalibrationError,
         ConversionError,
@@ -45,6 +45,7 @@ __all__ = [
     "Tables",
     "UnseenSiteError",
     "UnsupportedOperatorError",
+    "as_sequence",
     "calibrate",
     "convert",
     "count_spikes",
@@ -61,7 +62,7 @@ __all__ = [
 _NAMES = {
     "analysis": "Report SiteContribution locate_error report",
     "config": "MBEConfig",
-    "conversion": "Calibration calibrate convert load reset_counts save",
+    "conversion": "Calibration as_sequence calibrate convert load reset_counts save",
     "errors": "CalibrationError ConversionError MBEError RangeWarning StorageError UnseenSiteError "
     "UnsupportedOperatorError",
     "fitting": "Fit fit",

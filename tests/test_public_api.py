@@ -30,6 +30,7 @@ PUBLIC = [
     "Tables",
     "UnseenSiteError",
     "UnsupportedOperatorError",
+    "as_sequence",
     "calibrate",
     "convert",
     "count_spikes",

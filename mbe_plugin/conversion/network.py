@@ -124,6 +124,7 @@ def attach(
         modules[path].inputs = dict(marks)
     for path, begun in conversion.origins.items():
         modules[path].origins = dict(begun)
+    modules[""].time_steps = config.time_steps
     work.add_module(CONTAINER, container.to(device_of(work)).eval())
     conversion.sites = [site.without_samples() for site in conversion.sites]
     work.__dict__["mbe_conversion"] = conversion
