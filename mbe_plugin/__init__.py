@@ -11,23 +11,29 @@ if TYPE_CHECKING:
     from mbe_plugin.config import MBEConfig
     from mbe_plugin.conversion import Calibration, calibrate, convert, load, reset_counts, save
     from mbe_plugin.errors import (
+        BackendError,
         CalibrationError,
         ConversionError,
         MBEError,
         RangeWarning,
+        RegistrationError,
         StorageError,
         UnseenSiteError,
         UnsupportedOperatorError,
     )
     from mbe_plugin.fitting import Fit, fit
-    from mbe_plugin.hosts.spikingjelly import MBERecipe
+    from mbe_plugin.hosts.registration import Registration, register, unregister
+    from mbe_plugin.hosts.spikingjelly import MBERecipe as MBERecipe
+    from mbe_plugin.hosts.spikingjelly_legacy import MBEConverter as MBEConverter
     from mbe_plugin.neuron import Tables
     from mbe_plugin.node import MBENode
     from mbe_plugin.recording import SpikeCounts, count_spikes
 
 __version__ = "0.1.0"
 
+# MBERecipe and MBEConverter, each of which only one SpikingJelly can load, are not among what `import *` asks for
 __all__ = [
+    "BackendError",
     "Calibration",
     "CalibrationError",
     "ConversionError",
@@ -35,8 +41,9 @@ __all__ = [
     "MBEConfig",
     "MBEError",
     "MBENode",
-    "MBERecipe",
     "RangeWarning",
+    "Registration",
+    "RegistrationError",
     "Report",
     "SiteContribution",
     "SpikeCounts",
@@ -50,9 +57,11 @@ __all__ = [
     "fit",
     "load",
     "locate_error",
+    "register",
     "report",
     "reset_counts",
     "save",
+    "unregister",
 ]
 
 # where each public name lives
@@ -60,10 +69,12 @@ _NAMES = {
     "analysis": "Report SiteContribution locate_error report",
     "config": "MBEConfig",
     "conversion": "Calibration calibrate convert load reset_counts save",
-    "errors": "CalibrationError ConversionError MBEError RangeWarning StorageError UnseenSiteError "
-    "UnsupportedOperatorError",
+    "errors": "BackendError CalibrationError ConversionError MBEError RangeWarning RegistrationError StorageError "
+    "UnseenSiteError UnsupportedOperatorError",
     "fitting": "Fit fit",
+    "hosts.registration": "Registration register unregister",
     "hosts.spikingjelly": "MBERecipe",
+    "hosts.spikingjelly_legacy": "MBEConverter",
     "neuron": "Tables",
     "node": "MBENode",
     "recording": "SpikeCounts count_spikes",
