@@ -219,6 +219,31 @@ class MBENode(base.MemoryModule):
             return counts, counts.new_full((), 0 if exponent is None else x.numel())
         return counts, torch.count_nonzero(sent)
 
+    def events(self, x: Tensor, where: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What each element of x (in ``where``) sends: its spikes and its side events, whole numbers, float32 [...] each.
+
+        A side event is the exponent with sign and segment, or where no exponent is sent the constant of a bank that is
+        not zero: 0 or 1 per element.
+        """
+        _check_floating(x)
+        work = x.to(compute_dtype(x))
+        if self._takes_closed_form() and self._kept_bits is not None:
+            spikes, sent = closed.identity_spikes_per_element(work, self._kept_bits, self.time_steps)
+            side = sent
+        else:
+            reduced, exponent, active = self._split(work)
+            prepared = self._prepared(work)
+            kernel = closed if self._takes_closed_form() else steps
+            spikes = kernel.spikes_per_element(reduced, prepared)
+            sent = torch.ones_like(work, dtype=torch.bool) if active is None else active
+            side = sent
+            if exponent is None:
+                bank = prepared.bank(reduced)
+                side = (prepared.bias != 0)[0 if bank is None else bank].expand(x.shape)
+        if where is not None:
+            sent = sent & where
+        return torch.where(sent, spikes, 0.0), (side & sent).to(torch.float32)
+
     def _decode(self, work: Tensor) -> Tensor:
         if not _differentiable(work):
             return self._value(work)

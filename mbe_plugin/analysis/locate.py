@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,12 +49,18 @@ class _Exact(Router):
         self.spiking = spiking
         self.outputs: dict[str, list[Any]] = defaultdict(list)
 
-    def _run(
-        self, site: str, operator: SpikingOperator, run: Callable[[], Any], exact: Callable[[], Any]
+    def run(
+        self,
+        site: str,
+        operator: SpikingOperator,
+        operands: Mapping[str, Tensor],
+        run: Callable[[], Any],
+        exact: Callable[[], Any],
     ) -> Any:
+        """See Router."""
         if site == self.spiking:
-            return super()._run(site, operator, run, exact)
-        out = super()._run(site, operator, exact, exact)
+            return super().run(site, operator, operands, run, exact)
+        out = super().run(site, operator, operands, exact, exact)
         if self.spiking is None:
             self.outputs[site].append(out.detach().clone() if isinstance(out, Tensor) else None)
         return out

@@ -7,6 +7,8 @@ with the step loop, spike for spike and value for value, is held by tests/test_k
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -51,6 +53,27 @@ def spike_counts(x: Tensor, p: Prepared, active: Tensor | None) -> Tensor:
     return counts
 
 
+def spikes_per_element(x: Tensor, p: Prepared) -> Tensor:
+    """How many spikes each element of the finite reduced inputs x sends, float32, equal to steps.spikes_per_element."""
+    bank = p.bank(x)
+    total = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
+    for place in range(p.bases_per_bank):
+        total += _ones_in(code(x, p, p.rows(bank, place)).to(torch.int32), p.time_steps)
+    return total
+
+
+def _ones_in(digits: Tensor, time_steps: int) -> Tensor:
+    """How many of the last T binary digits are 1, float32."""
+    place = digits & ((1 << time_steps) - 1)  # NaN has become a number of any size
+    return look_up(_ones_table(time_steps).to(digits.device), place)
+
+
+@lru_cache(maxsize=32)
+def _ones_table(time_steps: int) -> Tensor:
+    numbers = torch.arange(1 << time_steps, dtype=torch.int32)
+    return sum(((numbers >> place) & 1 for place in range(time_steps)), torch.zeros_like(numbers)).float()
+
+
 def _digit_counts(digits: Tensor, rows: Tensor, time_steps: int, bases: int) -> Tensor:
     """How often each binary digit is 1, per row: [T, N]; by a histogram of each run of digits."""
     counts = torch.empty(time_steps, bases, dtype=torch.int64, device=digits.device)
@@ -80,6 +103,14 @@ def encode_identity(x: Tensor, kept_bits: int) -> Tensor:
     # one more in the exponent's field: 0 or 1 there means zero, a denormal, an infinity or NaN
     normal = (bits + (1 << mantissa)).bitwise_and_((exponents - 1) << mantissa) != 0
     return torch.where(normal, coded.view(x.dtype), x * torch.finfo(x.dtype).tiny)
+
+
+def identity_spikes_per_element(x: Tensor, kept_bits: int, time_steps: int) -> tuple[Tensor, Tensor]:
+    """The spikes of each element of such an identity, float32, and whether it sends anything: no zero, no infinity."""
+    integer, mantissa, exponents = _FORMAT[x.dtype]
+    bits = x.view(integer)
+    normal = (bits + (1 << mantissa)).bitwise_and_((exponents - 1) << mantissa) != 0
+    return _ones_in(bits >> (mantissa - kept_bits), time_steps), normal
 
 
 _FORMAT = {

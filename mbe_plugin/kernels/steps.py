@@ -60,6 +60,15 @@ def weighted_sequence(x: Tensor, p: Prepared, fire: Fire = heaviside) -> Tensor:
     return torch.stack(sequence)
 
 
+def spikes_per_element(x: Tensor, p: Prepared) -> Tensor:
+    """How many spikes each element sends, float32."""
+    total = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
+    for _, spikes in trains(x, p):
+        for spike in spikes:
+            total += spike
+    return total
+
+
 def spike_counts(x: Tensor, p: Prepared, active: Tensor | None) -> Tensor:
     """Spikes summed over the elements, [T, N], int64; silent elements are left out."""
     bank = p.bank(x)

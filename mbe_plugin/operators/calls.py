@@ -14,7 +14,15 @@ if TYPE_CHECKING:
 
 
 class StandIn(Protocol):
-    """What is called in place of a neuron, with the neuron and its arguments."""
+    """What is called in place of a neuron, with the neuron and its arguments.
+
+    counted: whether hooks and counters see the calls.
+    """
+
+    @property
+    def counted(self) -> bool:
+        """See the class."""
+        ...
 
     def __call__(self, node: CalibratedNode, x: Tensor, dim: int = -1, where: Tensor | None = None) -> Tensor:
         """What the neuron's caller gets."""

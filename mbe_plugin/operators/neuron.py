@@ -271,7 +271,7 @@ class SharedScaleNode(CalibratedNode):
 
     def forward(self, x: Tensor, dim: int = -1, where: Tensor | None = None) -> Tensor:
         """Decoded value of x, scaled along ``dim``, the contracted dimension."""
-        reduced, exponent = self._scaled(x, dim)
+        reduced, exponent = self.scaled(x, dim)
         self.count_range(reduced if self.shared == "channel" else x, where)
         if self.spike_listener is not None:
             self.spike_listener(reduced, where, exponent)
@@ -279,15 +279,15 @@ class SharedScaleNode(CalibratedNode):
 
     def decoded(self, x: Tensor, dim: int = -1) -> Tensor:
         """See CalibratedNode."""
-        reduced, exponent = self._scaled(x, dim)
+        reduced, exponent = self.scaled(x, dim)
         return scale_by_power_of_two(self.single_step_forward(reduced), exponent).to(x.dtype)
 
     def sequence(self, x: Tensor, dim: int = -1, where: Tensor | None = None) -> Tensor:
         """See CalibratedNode; the shared scale is inside the values."""
-        reduced, exponent = self._scaled(x, dim)
+        reduced, exponent = self.scaled(x, dim)
         return scale_by_power_of_two(self.weighted_spikes(reduced), exponent).to(x.dtype)
 
-    def _scaled(self, x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    def scaled(self, x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
         """x in units of its scale, and the scale's exponent."""
         work = x.to(compute_dtype(x))
         exponent = self._exponent(work, dim)

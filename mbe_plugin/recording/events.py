@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from mbe_plugin.recording.deliveries import Deliveries
 from mbe_plugin.recording.trains import Train
 
 
@@ -97,16 +98,32 @@ class NeuronEvents:
 
 @dataclass
 class Recording:
-    """Events by (site, role), with the totals over all of them; a neuron enters with the first call that it answers."""
+    """Events by (site, role), with the totals over all of them; a neuron enters with the first call that it answers.
+
+    deliveries: where they were asked for, the synaptic operations by the site that receives and its function.
+    """
 
     neurons: dict[tuple[str, str], NeuronEvents] = field(default_factory=dict)
+    deliveries: dict[tuple[str, str], Deliveries] | None = None
 
     def by_site(self) -> dict[str, Recording]:
         """The same for each site alone; a train that several sites share belongs to the first."""
         sites: dict[str, Recording] = {}
         for (site, role), neuron in self.neurons.items():
             sites.setdefault(site, Recording()).neurons[site, role] = neuron
+        for (site, function), found in (self.deliveries or {}).items():
+            part = sites.setdefault(site, Recording())
+            part.deliveries = {**(part.deliveries or {}), (site, function): found}
         return sites
+
+    @property
+    def synaptic_operations(self) -> int:
+        """All deliveries. Raises ValueError if none were asked for."""
+        if self.deliveries is None:
+            raise ValueError(
+                "no deliveries were recorded; ask for them: mbe_plugin.record(snn, deliveries=True)"
+            )
+        return sum(found.total for found in self.deliveries.values())
 
     @property
     def total(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import Lock
 
 import torch
@@ -12,9 +12,11 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from mbe_plugin.errors import ConversionError
 from mbe_plugin.node import MBENode
+from mbe_plugin.operators import SpikingOperator
 from mbe_plugin.operators.neuron import CalibratedNode, SpikeListener, spread
+from mbe_plugin.recording.deliveries import Deliveries, told
 from mbe_plugin.recording.events import NeuronEvents, Recording
-from mbe_plugin.recording.selection import chosen
+from mbe_plugin.recording.selection import chosen, receiving
 from mbe_plugin.recording.trains import numbers_of, train_of
 
 _REGISTERING = Lock()
@@ -26,6 +28,7 @@ def record(
     sites: str | Iterable[str] | None = None,
     trains: bool = False,
     most: int | None = None,
+    deliveries: bool = False,
 ) -> Iterator[Recording]:
     """Record what every neuron sends in the forwards inside the ``with`` block: spikes per step and basis, side events.
 
@@ -33,14 +36,19 @@ def record(
     record, such as "encoder.layer.0.*" or ("*:gelu", "head:linear"); all by default. A train that several sites read is
     sent and recorded once, as the first one's. trains: keep the trains too, one Train per call of a neuron.
     most: look at so many evenly spread elements of a call only, for estimates; at all of them by default.
+    deliveries: count, too, the synaptic operations that events cause, by the site that receives them, with each element's
+    own fan-out; pairs of events where two trains are multiplied. Costs time, see docs/energy.md.
 
     Blocks may be nested or overlap. Forwards that other threads run meanwhile are recorded too. Nothing waits for the
     device, but for a neuron's first train. A copy of the network that is made inside the block is not recorded.
     Raises ConversionError for a module without neurons, and in a compiled forward; ValueError for sites that are not
-    there, for ``trains`` together with ``most``, and for a ``most`` below 1.
+    there, for ``trains`` or ``deliveries`` together with ``most``, and for a ``most`` below 1. With ``deliveries`` the
+    forward raises ConversionError where events cannot be followed to the synapses, and names the site.
     """
     if trains and most is not None:
         raise ValueError(f"trains are recorded whole; leave out most={most}, or trains=True")
+    if deliveries and most is not None:
+        raise ValueError(f"deliveries are counted whole; leave out most={most}, or deliveries=True")
     if most is not None and most < 1:
         raise ValueError(f"most must be 1 or more elements of a call, got {most}")
     recording, adding = Recording(), Lock()
@@ -48,7 +56,8 @@ def record(
     for node, listener in listeners:
         _add(node, listener)
     try:
-        yield recording
+        with told(_Delivered(recording, adding, receiving(snn, sites))) if deliveries else nullcontext():
+            yield recording
     finally:
         for node, listener in listeners:
             _remove(node, listener)
@@ -57,6 +66,23 @@ def record(
 def count_spikes(snn: nn.Module, most: int | None = None) -> AbstractContextManager[Recording]:
     """``record(snn, most=most)``: every neuron's events, without trains."""
     return record(snn, most=most)
+
+
+class _Delivered:
+    """The ledger of a recording: what is delivered to some operators."""
+
+    def __init__(self, recording: Recording, adding: Lock, operators: set[SpikingOperator]) -> None:
+        self.adding, self.operators = adding, operators
+        self.found = recording.deliveries = {}
+
+    def delivered(
+        self, operator: SpikingOperator, function: str, spikes: Tensor, side: Tensor, products: int
+    ) -> None:
+        """See Ledger."""
+        if operator in self.operators:
+            with self.adding:
+                found = self.found.setdefault((operator.site, function), Deliveries())
+                found.add(spikes, side, products)
 
 
 class _Listeners:

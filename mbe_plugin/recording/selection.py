@@ -32,13 +32,22 @@ def chosen(snn: nn.Module, sites: str | Iterable[str] | None) -> list[Calibrated
     if sites is None:
         return every
     by_site: dict[str, list[CalibratedNode]] = {}
-    for operator in snn.modules():
-        if isinstance(operator, SpikingOperator) and operator.site:
-            by_site.setdefault(operator.site, []).extend(node for _, node in operator.neurons())
+    for operator in _operators(snn):
+        by_site.setdefault(operator.site, []).extend(node for _, node in operator.neurons())
     wanted: set[CalibratedNode] = set()
     for pattern in [sites] if isinstance(sites, str) else sites:
         wanted.update(_matching(pattern, by_site))
     return [node for node in every if node in wanted]
+
+
+def receiving(snn: nn.Module, sites: str | Iterable[str] | None) -> set[SpikingOperator]:
+    """The operators of the sites, by name or shell pattern; all of them for None."""
+    patterns = ["*"] if sites is None else [sites] if isinstance(sites, str) else list(sites)
+    return {o for o in _operators(snn) if any(o.site == p or fnmatchcase(o.site, p) for p in patterns)}
+
+
+def _operators(snn: nn.Module) -> list[SpikingOperator]:
+    return [m for m in snn.modules() if isinstance(m, SpikingOperator) and m.site]
 
 
 def _matching(pattern: str, by_site: dict[str, list[CalibratedNode]]) -> list[CalibratedNode]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mbe_plugin.conversion.following.events import Following, counts_now
 from mbe_plugin.conversion.following.frames import SLOT, Frame, ModuleSites
 from mbe_plugin.conversion.following.sequences import steps_over
 from mbe_plugin.conversion.following.stepping import run_in_steps
@@ -24,6 +25,7 @@ from mbe_plugin.conversion.marks import (
 )
 from mbe_plugin.errors import ConversionError
 from mbe_plugin.operators import Memo
+from mbe_plugin.recording import open_ledgers
 
 
 def run_frame(
@@ -40,7 +42,12 @@ def run_frame(
         return enter(SLOT.next_mode, sites, module, method, names, call, args, kwargs)
     if sites.time_steps is not None and module.step_mode == "m" and steps_over(method, args, kwargs):
         return _in_steps(sites.time_steps, sites, module, method, names, call, args, kwargs)
-    return enter(Router(), sites, module, method, names, call, args, kwargs)
+    return enter(_router(), sites, module, method, names, call, args, kwargs)
+
+
+def _router() -> Router:
+    """A router; where somebody counts, one that follows events."""
+    return Following() if open_ledgers() and counts_now() else Router()
 
 
 def _in_steps(
@@ -56,7 +63,7 @@ def _in_steps(
     """Run the outermost frame in step mode 'm', which a compiler leaves as it is: a break of its graph."""
 
     def run(args: tuple, kwargs: dict) -> Any:
-        return enter(Router(), sites, module, method, names, call, args, kwargs)
+        return enter(_router(), sites, module, method, names, call, args, kwargs)
 
     in_steps = torch.compiler.disable(run_in_steps) if torch.compiler.is_compiling() else run_in_steps
     device = next(module.buffers()).device  # the neurons' at least

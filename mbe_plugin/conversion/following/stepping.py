@@ -105,6 +105,8 @@ class _Again:
 class _Search:
     """Neurons whose outputs begin a graph each."""
 
+    counted = False
+
     def __init__(self) -> None:
         self.calls = 0
 
@@ -136,6 +138,8 @@ class _Search:
 class _Complete:
     """Neurons as in mode 's', hooks and counters included; of the last ones, the weighted spikes so far are kept."""
 
+    counted = True
+
     def __init__(self, last: frozenset[int]) -> None:
         self.last = last
         self.calls = 0
@@ -156,6 +160,8 @@ class _Complete:
 
 class _Partial:
     """Neurons of which the last ones have sent their first ``steps`` only."""
+
+    counted = False
 
     def __init__(self, steps: int, complete: _Complete) -> None:
         self.steps, self.complete = steps, complete

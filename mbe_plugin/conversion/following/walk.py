@@ -61,6 +61,10 @@ class WatchedForward(TorchFunctionMode):
             return self._decomposed(spelling, args, kwargs, lambda: func(*args, **kwargs))
         elif spelling.is_loss:
             return inside_operator(lambda: func(*args, **kwargs))
+        return self.ordinary(spelling, func, args, kwargs)
+
+    def ordinary(self, spelling: Spelling, func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """Run a call that is no site, and carry the marks along."""
         out = func(*args, **kwargs)
         if func is F.embedding:
             mark(out, ACTIVATION)
@@ -225,7 +229,8 @@ class Router(WatchedForward):
         operator = sites.operators[label]
         if operator is None:
             return inside_operator(exact)
-        return self._run(sites.site(label), operator, lambda: rule.run(operator, call, self.memo), exact)
+        run: Callable[[], Any] = lambda: rule.run(operator, call, self.memo)  # noqa: E731
+        return self.run(sites.site(label), operator, call.operands, run, exact)
 
     def at_unit(self, frame: Frame, x: Tensor, exact: Callable[[], Any]) -> Any:
         """See WatchedForward."""
@@ -236,15 +241,20 @@ class Router(WatchedForward):
             out = inside_operator(exact)
             mark(out, ACTIVATION)
             return out
-        out = self._run(
-            sites.site(spec.function), operator, lambda: operator(*spec.arguments(frame.module, x)), exact
-        )
+        run: Callable[[], Any] = lambda: operator(*spec.arguments(frame.module, x))  # noqa: E731
+        out = self.run(sites.site(spec.function), operator, {"input": x}, run, exact)
         mark(out, spec.emits)
         return out
 
-    def _run(
-        self, site: str, operator: SpikingOperator, run: Callable[[], Any], exact: Callable[[], Any]
+    def run(
+        self,
+        site: str,
+        operator: SpikingOperator,
+        operands: Mapping[str, Tensor],
+        run: Callable[[], Any],
+        exact: Callable[[], Any],
     ) -> Any:
+        """The output of a site's operator, which is called by ``run``."""
         out = inside_operator(run)
         if self.watch is not None:
             inside_operator(lambda: self.watch(site, operator, out, exact))  # type: ignore[misc]  # not None here

@@ -271,11 +271,12 @@ class MultilinearRule(Rule):
         """See Rule."""
 
         def place(encoded: Mapping[str, Tensor]) -> tuple[tuple, dict]:
-            return self._place(call, encoded)
+            return self.place(call, encoded)
 
         return operator(call.function, call.operands, place, memo)
 
-    def _place(self, call: Call, encoded: Mapping[str, Tensor]) -> tuple[tuple, dict]:
+    def place(self, call: Call, encoded: Mapping[str, Tensor]) -> tuple[tuple, dict]:
+        """The call's arguments with some of its operands replaced."""
         args, kwargs = list(call.args), dict(call.kwargs)
         for position, keyword, _ in self.places:
             value = encoded.get(str(position))
@@ -306,7 +307,8 @@ class EinsumRule(MultilinearRule):
         """See MultilinearRule."""
         return dict.fromkeys(call.operands, -1)
 
-    def _place(self, call: Call, encoded: Mapping[str, Tensor]) -> tuple[tuple, dict]:
+    def place(self, call: Call, encoded: Mapping[str, Tensor]) -> tuple[tuple, dict]:
+        """See MultilinearRule."""
         args = [encoded.get(str(i), value) for i, value in enumerate(call.args)]
         return tuple(args), call.kwargs
 
