@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mbe_plugin.analysis import Report, SiteContribution, locate_error, report
+    from mbe_plugin.analysis.energy import Energy, energy
     from mbe_plugin.config import MBEConfig
     from mbe_plugin.conversion import Calibration, as_sequence, calibrate, convert, load, reset_counts, save
     from mbe_plugin.errors import (
@@ -37,6 +38,7 @@ __all__ = [
     "Calibration",
     "CalibrationError",
     "ConversionError",
+    "Energy",
     "Fit",
     "MBEConfig",
     "MBEError",
@@ -56,6 +58,7 @@ __all__ = [
     "calibrate",
     "convert",
     "count_spikes",
+    "energy",
     "fit",
     "load",
     "locate_error",
@@ -69,6 +72,7 @@ __all__ = [
 
 # where each public name lives
 _NAMES = {
+    "analysis.energy": "Energy energy",
     "analysis": "Report SiteContribution locate_error report",
     "config": "MBEConfig",
     "conversion": "Calibration as_sequence calibrate convert load reset_counts save",

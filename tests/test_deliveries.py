@@ -356,7 +356,7 @@ def test_the_fast_sum_is_the_definition(op: str) -> None:
 def test_what_cannot_be_followed_is_refused_by_name() -> None:
     x = with_zeros(4, WIDTH)
     snn = convert(Calling(lambda m, x: torch.fft.fft(x).real), [x])
-    message = r"\(root\):fft_?.*: no fan-out is known for fft.*leave the site out"
+    message = r"\(root\):fft_?.*: no fan-out is known for fft.*record without deliveries"
     with pytest.raises(ConversionError, match=message), record(snn, deliveries=True):
         snn(x)
     snn = convert(nn.Sequential(nn.GELU(), nn.Linear(WIDTH, 2)), [x])

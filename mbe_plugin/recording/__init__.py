@@ -1,6 +1,6 @@
 """Events: what the neurons of a converted network send while it runs, and who sends it."""
 
-from mbe_plugin.recording.deliveries import Deliveries, Ledger, open_ledgers
+from mbe_plugin.recording.deliveries import Deliveries, Delivery, Ledger, SiteCall, open_ledgers, told
 from mbe_plugin.recording.events import NeuronEvents, Recording
 from mbe_plugin.recording.record import count_spikes, record
 from mbe_plugin.recording.sent import Sent, sent_by
@@ -10,14 +10,17 @@ SpikeCounts = Recording
 
 __all__ = [
     "Deliveries",
+    "Delivery",
     "Ledger",
     "NeuronEvents",
     "Recording",
     "Sent",
+    "SiteCall",
     "SpikeCounts",
     "Train",
     "count_spikes",
     "open_ledgers",
     "record",
     "sent_by",
+    "told",
 ]

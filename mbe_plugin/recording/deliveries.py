@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -14,21 +13,57 @@ from torch import Tensor
 from mbe_plugin.operators import SpikingOperator
 
 
+@dataclass(frozen=True, eq=False)
+class Delivery:
+    """One call's: so many events (float64 [], whole numbers) have met synapses of this function.
+
+    products: what the function costs on dense operands. bases: how many bases an element drives; of pairs, how many pairs.
+    """
+
+    function: str
+    spikes: Tensor
+    side: Tensor
+    products: int
+    bases: int
+
+
+@dataclass(frozen=True)
+class SiteCall:
+    """One call of a site, as the ANN would compute it.
+
+    op: what it computes. spiking: whether an operator of neurons does it here. products: multiply-accumulates with weights
+    or of two activations. elements: the numbers that the function goes through one by one. rows: in how many groups,
+    where it has sums over groups. offset: numbers that a bias or an addend is added to. gain: whether a gain multiplies.
+    """
+
+    site: str
+    op: str
+    spiking: bool
+    products: int = 0
+    elements: int = 0
+    rows: int = 0
+    offset: int = 0
+    gain: bool = False
+
+
 @dataclass
 class Deliveries:
     """Synaptic operations that events caused at one function of a site, in the recorded calls.
 
-    products: multiply-accumulates of the same function on dense operands. Reading a number waits for the device.
+    products: multiply-accumulates of the same function on dense operands. spikes_per_basis: the spikes (pairs), each
+    delivery's divided by the bases (pairs of bases) that an element drives. Reading a number waits for the device.
     """
 
     tally: Tensor = field(default_factory=lambda: torch.zeros(2, dtype=torch.int64))
     products: int = 0
+    per_basis: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
 
-    def add(self, spikes: Tensor, side: Tensor, products: int) -> None:
+    def add(self, delivery: Delivery) -> None:
         """Take in what one call delivered."""
-        found = torch.stack([spikes, side]).round().to(torch.int64)
+        found = torch.stack([delivery.spikes, delivery.side]).to(torch.int64)
         self.tally = self.tally.to(found.device) + found
-        self.products += products
+        self.per_basis = self.per_basis.to(found.device) + delivery.spikes / delivery.bases
+        self.products += delivery.products
 
     @property
     def spikes(self) -> int:
@@ -41,6 +76,11 @@ class Deliveries:
         return int(self.tally[1])
 
     @property
+    def spikes_per_basis(self) -> float:
+        """See the class."""
+        return float(self.per_basis)
+
+    @property
     def total(self) -> int:
         """spikes + side."""
         return self.spikes + self.side
@@ -51,13 +91,25 @@ class Deliveries:
         return self.total / max(self.products, 1)
 
 
-class Ledger(Protocol):
-    """Who is told of deliveries, in whichever thread they happen."""
+class Ledger:
+    """Who is told of what happens in a forward, in whichever thread; nothing is done with it here.
 
-    def delivered(
-        self, operator: SpikingOperator, function: str, spikes: Tensor, side: Tensor, products: int
-    ) -> None:
-        """So many events (float64 [], whole numbers) have met synapses of this function in this operator."""
+    everything: whether not of deliveries alone.
+    """
+
+    everything = False
+
+    def delivered(self, operator: SpikingOperator, delivery: Delivery) -> None:
+        """Events have met synapses."""
+
+    def called(self, call: SiteCall) -> None:
+        """A site has been reached."""
+
+    def computed(self, place: str, function: str, taken: int, given: int) -> None:
+        """A function of torch outside all neurons and synapses took so many numbers and gave so many.
+
+        place: the site in whose operator that was, or the path of the module.
+        """
 
 
 _OPENING = Lock()

@@ -14,7 +14,7 @@ from mbe_plugin.errors import ConversionError
 from mbe_plugin.node import MBENode
 from mbe_plugin.operators import SpikingOperator
 from mbe_plugin.operators.neuron import CalibratedNode, SpikeListener, spread
-from mbe_plugin.recording.deliveries import Deliveries, told
+from mbe_plugin.recording.deliveries import Deliveries, Delivery, Ledger, told
 from mbe_plugin.recording.events import NeuronEvents, Recording
 from mbe_plugin.recording.selection import chosen, receiving
 from mbe_plugin.recording.trains import numbers_of, train_of
@@ -68,21 +68,18 @@ def count_spikes(snn: nn.Module, most: int | None = None) -> AbstractContextMana
     return record(snn, most=most)
 
 
-class _Delivered:
+class _Delivered(Ledger):
     """The ledger of a recording: what is delivered to some operators."""
 
     def __init__(self, recording: Recording, adding: Lock, operators: set[SpikingOperator]) -> None:
         self.adding, self.operators = adding, operators
         self.found = recording.deliveries = {}
 
-    def delivered(
-        self, operator: SpikingOperator, function: str, spikes: Tensor, side: Tensor, products: int
-    ) -> None:
+    def delivered(self, operator: SpikingOperator, delivery: Delivery) -> None:
         """See Ledger."""
         if operator in self.operators:
             with self.adding:
-                found = self.found.setdefault((operator.site, function), Deliveries())
-                found.add(spikes, side, products)
+                self.found.setdefault((operator.site, delivery.function), Deliveries()).add(delivery)
 
 
 class _Listeners:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mbe_plugin.conversion.vocabulary.catalogue import WEIGHTLESS
 from mbe_plugin.conversion.vocabulary.rules import Call, MultilinearRule
+from mbe_plugin.errors import ConversionError
 
 Counts = Mapping[str, Tensor]  # by operand; those that are not there count one per element
 
@@ -42,6 +43,17 @@ def arrivals(rule: MultilinearRule, call: Call, counts: Counts) -> Tensor:
     if rule.op.startswith("conv") and "1" not in counts:
         return _convolution(rule.op, call, counts)
     return by_the_function(rule, call, counts)
+
+
+def counted_arrivals(site: str, rule: MultilinearRule, call: Call, counts: Counts) -> Tensor:
+    """arrivals() at a site; ConversionError that names it where there is no such sum."""
+    try:
+        return arrivals(rule, call, counts)
+    except ValueError as uncounted:
+        raise ConversionError(
+            f"{site}: no fan-out is known for {uncounted}, so what is delivered there cannot be counted; record without "
+            "deliveries"
+        ) from None
 
 
 def by_the_function(rule: MultilinearRule, call: Call, counts: Counts) -> Tensor:

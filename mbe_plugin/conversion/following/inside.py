@@ -1,0 +1,220 @@
+"""Inside an operator, while somebody counts: what its neurons send, and where it arrives.
+
+Every torch function that the operator calls is looked at: one that is linear in each operand delivers, one that moves
+values moves the counts, a sum adds the events up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from mbe_plugin.conversion.following.fan_out import ELEMENTWISE, counted_arrivals
+from mbe_plugin.conversion.following.moving import looking, moved
+from mbe_plugin.conversion.vocabulary.catalogue import ORDINARY, SPELLINGS
+from mbe_plugin.conversion.vocabulary.rules import Call, MultilinearRule, Spelling
+from mbe_plugin.errors import ConversionError
+from mbe_plugin.operators import (
+    CalibratedNode,
+    Exponential,
+    Logarithm,
+    Periodic,
+    Rectifier,
+    SpikingOperator,
+    Unary,
+)
+from mbe_plugin.operators.calls import CALLS
+from mbe_plugin.recording import Delivery, Ledger, Sent, sent_by
+
+READ_OUT = "read-out"
+
+# one neuron each, whose value is the operator's; those of the second line send a constant with every element
+_FUNCTIONS_OF_ONE_NUMBER = (Unary, Exponential, Logarithm, Periodic, Rectifier)
+_WITH_A_CONSTANT = (Logarithm, Periodic)
+
+_OFFSETS = frozenset("add sub __add__ __radd__ __sub__ __rsub__ add_ __iadd__ sub_ __isub__".split())
+_SUMS = frozenset("sum mean".split())
+_JOINS = frozenset("cat stack concat concatenate".split())
+
+
+class Inside(TorchFunctionMode):
+    """One run of an operator: the neurons' calls as a stand-in, all other functions as a mode."""
+
+    counted = True
+
+    def __init__(self, site: str, operator: SpikingOperator, ledgers: tuple[Ledger, ...]) -> None:
+        super().__init__()
+        self.site, self.operator, self.ledgers = site, operator, ledgers
+        self._sent: dict[int, tuple[Tensor, Sent]] = {}  # the tensor too, so that its id stays its own
+        self._last: Sent | None = None
+        self._before = CALLS.taken_by
+
+    def take(self, tensor: Tensor, sent: Sent | None, name: str = "") -> None:
+        """A train that arrives; ConversionError if nobody knows what it sends."""
+        if sent is None:
+            raise ConversionError(
+                f"{self.site} reads operand {name} as a train whose events could not be followed to it (it came from "
+                "outside the recorded forward, or through a dropout in training mode); record a whole forward in eval "
+                "mode, or convert with merge=False"
+            )
+        self._sent[id(tensor)] = tensor, sent
+
+    def of(self, value: object) -> Sent | None:
+        """What a tensor's train sends, if it has one."""
+        found = self._sent.get(id(value))
+        return None if found is None else found[1]
+
+    def __call__(self, node: CalibratedNode, *args: Any, **kwargs: Any) -> Tensor:
+        """The neuron's call, and what it sends."""
+        with torch._C.DisableTorchFunction():
+            call = nn.Module.__call__ if self._before is None else self._before
+            with looking():
+                sent = sent_by(node, args[0].detach(), *args[1:], **kwargs)
+            out = call(node, *args, **kwargs)
+            if isinstance(self.operator, _WITH_A_CONSTANT):
+                where = kwargs.get("where")
+                constant = torch.ones_like(sent.side) if where is None else where.to(sent.side.dtype)
+                sent = replace(sent, side=constant)
+        self._last = sent
+        self._sent[id(out)] = out, sent
+        return out
+
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run func, and follow the events through it."""
+        kwargs = {} if kwargs is None else kwargs
+        out = func(*args, **kwargs)
+        spelling = SPELLINGS.get(func, ORDINARY)
+        name = spelling.name or getattr(func, "__name__", "")
+        by_events = False
+        if self._sent:
+            with torch._C.DisableTorchFunction(), looking():
+                by_events = self._follow(name, spelling, func, args, kwargs, out)
+        # of a mean by events the product with 1/n is left
+        if not spelling.moves and holds_tensors(out) and (not by_events or name == "mean"):
+            taken, given = sizes(args, out)
+            for ledger in self.ledgers:
+                ledger.computed(self.site, "mul" if by_events else name, taken, given)
+        return out
+
+    def _follow(
+        self, name: str, spelling: Spelling, func: Callable, args: tuple, kwargs: dict[str, Any], out: Any
+    ) -> bool:
+        """Follow the events; whether they did what the function computes."""
+        first = self.of(args[0]) if args else None
+        if isinstance(spelling.rule, MultilinearRule):
+            return self._multilinear(spelling.rule, func, args, kwargs, out)
+        if name in _JOINS:
+            self._joined(func, args, kwargs, out)
+        elif name == "where" and len(args) == 3:
+            self._chosen(args, out)
+        elif name in _OFFSETS:
+            self._offset(args, out)
+        elif first is not None and spelling.moves:
+            for tensor, sent in moved(spelling, first, args, kwargs, out):
+                self._sent[id(tensor)] = tensor, sent
+        elif first is not None and name in _SUMS:
+            if not first.paired:
+                self._added_up(name, first)
+            return True
+        return False
+
+    def _multilinear(
+        self, rule: MultilinearRule, func: Callable, args: tuple, kwargs: dict[str, Any], out: Any
+    ) -> bool:
+        operands = rule.operands(args, kwargs)
+        sent = {name: self.of(t) for name, t in operands.items()}
+        known = {name: s for name, s in sent.items() if s is not None}
+        if not known:
+            return False
+        call = Call(func, args, kwargs, operands)
+        if rule.op in ELEMENTWISE and len(known) == 1:  # by a constant, which each spike's value takes in
+            [only] = known.values()
+            self._sent[id(out)] = out, only.moved(lambda t: t.expand(out.shape))
+            return False
+        self._delivered(rule, call, known)
+        if rule.op == "mul":
+            one, other = known.values()
+            self._sent[id(out)] = out, one.times(other)
+        return True
+
+    def _delivered(self, rule: MultilinearRule, call: Call, known: Mapping[str, Sent]) -> None:
+        def total(counts: Mapping[str, Tensor]) -> Tensor:
+            return counted_arrivals(self.site, rule, call, counts)
+
+        spikes = total({name: s.spikes for name, s in known.items()})
+        events = total({name: s.events for name, s in known.items()})
+        for name, s in known.items():
+            if s.shared is not None:
+                events = events + total({name: s.shared})
+        bases = prod(s.bases for s in known.values())
+        self._tell(Delivery(rule.op, spikes, events - spikes, int(total({})), bases))
+
+    def _added_up(self, function: str, sent: Sent) -> None:
+        """Every event is added to one value."""
+        spikes, events = (t.sum(dtype=torch.float64) for t in (sent.spikes, sent.events))
+        if sent.shared is not None:
+            events = events + sent.shared.sum(dtype=torch.float64)
+        self._tell(Delivery(function, spikes, events - spikes, 0, sent.bases))
+
+    def _tell(self, delivery: Delivery) -> None:
+        for ledger in self.ledgers:
+            ledger.delivered(self.operator, delivery)
+
+    def _joined(self, func: Callable, args: tuple, kwargs: dict[str, Any], out: Tensor) -> None:
+        parts = [p for p in map(self.of, args[0]) if p is not None]
+        if not parts or len(parts) < len(args[0]):
+            return
+        first = parts[0]
+
+        def join(kind: Callable[[Sent], Tensor]) -> Tensor:
+            return func([kind(p) for p in parts], *args[1:], **kwargs)
+
+        shared = None
+        if any(p.shared is not None for p in parts):
+            shared = join(lambda p: torch.zeros_like(p.spikes) if p.shared is None else p.shared)
+        joined = replace(first, spikes=join(lambda p: p.spikes), side=join(lambda p: p.side), shared=shared)
+        self._sent[id(out)] = out, joined
+
+    def _chosen(self, args: tuple, out: Tensor) -> None:
+        """where(condition, a, b) of which one is a train, the other a constant that sends nothing."""
+        condition, *choices = args
+        sent = [self.of(c) for c in choices]
+        if sent[0] is not None and sent[1] is None:
+            self._sent[id(out)] = out, sent[0].moved(lambda t: torch.where(condition, t, 0.0))
+        elif sent[1] is not None and sent[0] is None:
+            self._sent[id(out)] = out, sent[1].moved(lambda t: torch.where(condition, 0.0, t))
+
+    def _offset(self, args: tuple, out: Tensor) -> None:
+        """A train plus a constant: the constant is part of what reads it."""
+        sent = [s for s in map(self.of, args[:2]) if s is not None]
+        if len(sent) == 1:
+            self._sent[id(out)] = out, sent[0].moved(lambda t: t.expand(out.shape))
+
+    def emitted(self, out: Any) -> Sent | None:
+        """What the operator's own train sends; a single one is read out as well, one operation per event."""
+        alone = isinstance(self.operator, _FUNCTIONS_OF_ONE_NUMBER)
+        sent = self._last if alone else self.of(out)
+        if sent is not None and not sent.paired:
+            with looking():
+                self._added_up(READ_OUT, sent)
+        return sent
+
+
+def holds_tensors(out: Any) -> bool:
+    """Whether a function returned a tensor, or several."""
+    return isinstance(out, Tensor) or (isinstance(out, tuple) and any(isinstance(o, Tensor) for o in out))
+
+
+def sizes(args: tuple, out: Any) -> tuple[int, int]:
+    """How many numbers a call's largest operand and its output hold."""
+    taken = max((a.numel() for a in args if isinstance(a, Tensor)), default=0)
+    outs = out if isinstance(out, tuple) else (out,)
+    return taken, max(o.numel() for o in outs if isinstance(o, Tensor))

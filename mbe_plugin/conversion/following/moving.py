@@ -1,0 +1,62 @@
+"""Counts beside values: what a function that only moves a decoded value does to what its train sends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
+
+from mbe_plugin.conversion.vocabulary.rules import Spelling
+from mbe_plugin.recording import Sent
+
+_CASTS = frozenset("to float double half bfloat16 type_as cpu cuda contiguous clone detach".split())
+_DROPOUTS = frozenset("dropout dropout1d dropout2d dropout3d feature_dropout".split())
+
+
+def moved(
+    spelling: Spelling, sent: Sent, args: tuple, kwargs: dict[str, Any], out: Any
+) -> list[tuple[Tensor, Sent]]:
+    """The tensors that a function which only moves args[0] returned, each with what its train sends."""
+    if spelling.name in _CASTS:
+        return [(out, sent.moved(lambda t: t.to(out.device)))]
+    if spelling.name == "alpha_dropout":
+        return []  # what it puts in place of a dropped value is no train
+    if spelling.name in _DROPOUTS:
+        kept = (out != 0) | (args[0] == 0)
+        return [(out, sent.moved(lambda t: torch.where(kept, t, 0.0)))]
+    if spelling.name.startswith("max_pool"):
+        return [_pooled(spelling.name, sent, args, kwargs, out)]
+
+    def pieces(counts: Tensor) -> list[Tensor]:
+        result = spelling.plain(counts, *args[1:], **kwargs)
+        return [result] if isinstance(result, Tensor) else list(result)
+
+    outs = [out] if isinstance(out, Tensor) else list(out)
+    shared: list[Any] = [None] * len(outs) if sent.shared is None else pieces(sent.shared)
+    parts = zip(outs, pieces(sent.spikes), pieces(sent.side), shared, strict=True)
+    return [
+        (tensor, replace(sent, spikes=spikes, side=side, shared=own)) for tensor, spikes, side, own in parts
+    ]
+
+
+def _pooled(name: str, sent: Sent, args: tuple, kwargs: dict[str, Any], out: Any) -> tuple[Tensor, Sent]:
+    """Of each window the element that was chosen."""
+    options = {key: value for key, value in kwargs.items() if key != "return_indices"}
+    index = getattr(F, f"{name}_with_indices")(*args[:6], **options)[1]
+    places = int(name[-2])
+    flat = index.flatten(-places)
+    chosen = sent.moved(lambda t: t.flatten(-places).gather(-1, flat).reshape(index.shape))
+    return (out if isinstance(out, Tensor) else out[0]), chosen
+
+
+@contextmanager
+def looking() -> Iterator[None]:
+    """Counting is no part of the forward: no audit or counter of operations sees it, and it outlives inference mode."""
+    with _disable_current_modes(), torch.inference_mode(False), torch.no_grad():
+        yield
