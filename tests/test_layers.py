@@ -17,6 +17,7 @@ MAY_IMPORT = {
     "neuron": set(),
     "kernels": {"neuron"},
     "node": {"kernels", "neuron"},
+    "stepping": {"node", "kernels", "neuron"},
     "fitting": {"node", "kernels", "neuron"},
     "config": {"neuron"},
     "operators": {"fitting", "node", "kernels", "neuron", "errors"},
@@ -33,7 +34,19 @@ MAY_IMPORT = {
         "config",
         "errors",
     },
-    "hosts": {"conversion", "recording", "fitting", "node", "neuron", "config", "errors"},
+    "hosts": {
+        "conversion",
+        "recording",
+        "operators",
+        "fitting",
+        "stepping",
+        "node",
+        "kernels",
+        "neuron",
+        "config",
+        "errors",
+    },
+    "snntorch": {"hosts"},  # a user's short import
 }
 # the rooms within conversion: what a forward means knows nothing of how it is followed; the stages use both
 WITHIN_CONVERSION = {
