@@ -519,7 +519,7 @@ def converted() -> Iterator[nn.Module]:
 
 def test_a_converted_network_is_a_frozen_backbone(converted: nn.Module) -> None:
     """Its features drive an MBE encoder and a Leaky head, trained in a snnTorch loop."""
-    backbone = converted.requires_grad_(False)
+    backbone = copy.deepcopy(converted).requires_grad_(False)
     x = tokens(64, 6)
     y = (x[:, 0, 0] > 0).long()
     torch.manual_seed(0)
@@ -540,6 +540,26 @@ def test_a_converted_network_is_a_frozen_backbone(converted: nn.Module) -> None:
     assert losses[-1] < losses[0]
     for key, value in backbone.state_dict().items():
         assert torch.equal(value, before[key])
+
+
+@pytest.mark.filterwarnings("ignore::mbe_plugin.RangeWarning")  # its values move as it learns
+def test_a_converted_network_is_trained_itself(converted: nn.Module) -> None:
+    """All of its weights, with a Leaky read-out behind it that sees the same features at every step."""
+    torch.manual_seed(0)
+    net, x = copy.deepcopy(converted).requires_grad_(True), tokens(32, 6)
+    y = (x[:, 0, 0] > 0).long()
+    readout = nn.Sequential(nn.Linear(8, 2), snn.Leaky(beta=0.9, init_hidden=True, output=True))
+    optimizer = torch.optim.Adam([*net.parameters(), *readout.parameters()], lr=1e-2)
+    losses = []
+    for _ in range(8):
+        features = net(x).mean(1)
+        loss = F.cross_entropy(stepped(readout, features).mean(0), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
 
 
 def test_reset_leaves_a_converted_network_as_it_is(converted: nn.Module) -> None:
