@@ -81,6 +81,18 @@ def test_dynamic_shapes(backend: str) -> None:
             torch.testing.assert_close(compiled(x), snn(x), rtol=1e-5, atol=1e-5)
 
 
+def test_step_mode_m_breaks_the_graph_and_gives_the_same_sequence() -> None:
+    snn = mbe_plugin.convert(transformer(depth=1), [tokens()], mbe_plugin.MBEConfig(time_steps=4))
+    snn.step_mode = "m"
+    x_seq = mbe_plugin.as_sequence(tokens(seed=2), 4)
+    torch._dynamo.reset()
+    with torch.no_grad():
+        compiled = torch.compile(snn, backend="eager")
+        assert torch.equal(compiled(x_seq), snn(x_seq))
+        snn.step_mode = "s"
+        torch.testing.assert_close(compiled(x_seq[0]), snn(x_seq[0]), rtol=1e-5, atol=1e-5)
+
+
 def test_training_with_dynamic_shapes() -> None:
     """The host's surrogate is an autograd.Function, which dynamo cannot trace with a symbol for its slope."""
     snn = mbe_plugin.convert(transformer(depth=1), [tokens()], mbe_plugin.MBEConfig(time_steps=2))

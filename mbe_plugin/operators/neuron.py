@@ -21,6 +21,7 @@ from mbe_plugin.neuron.scaling import (
 )
 from mbe_plugin.neuron.tables import Tables
 from mbe_plugin.node import MBENode
+from mbe_plugin.operators.calls import CALLS
 from mbe_plugin.operators.ranges import RangeNotice, ends_of, hold, outside
 
 SAMPLES_PER_CALL = 8192
@@ -176,12 +177,26 @@ class CalibratedNode(MBENode):
         self.spike_listener: SpikeListener | None = None
         self.notice = RangeNotice()
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        """forward() with the module's hooks, unless somebody stands in for the thread's neurons."""
+        if CALLS.taken_by is not None:
+            return CALLS.taken_by(self, *args, **kwargs)
+        return super().__call__(*args, **kwargs)
+
     def forward(self, x: Tensor, dim: int = -1, where: Tensor | None = None) -> Tensor:
         """Decoded value of x; ``where`` marks the elements that take part (others are not counted)."""
         self.count_range(x, where)
         if self.spike_listener is not None:
             self.spike_listener(x, where, None)
         return self.single_step_forward(x)
+
+    def decoded(self, x: Tensor, dim: int = -1) -> Tensor:
+        """forward(x, dim) without hooks or counters."""
+        return self.single_step_forward(x)
+
+    def sequence(self, x: Tensor, dim: int = -1, where: Tensor | None = None) -> Tensor:
+        """Weighted spikes [T, ...], whose sum over time is forward(x, dim, where) up to the order of summation."""
+        return self.weighted_spikes(x)
 
     def count_range(self, x: Tensor, where: Tensor | None) -> None:
         """Add x to ``seen``, and its values beyond the calibrated range to ``outside`` or ``beyond``."""
@@ -256,13 +271,27 @@ class SharedScaleNode(CalibratedNode):
 
     def forward(self, x: Tensor, dim: int = -1, where: Tensor | None = None) -> Tensor:
         """Decoded value of x, scaled along ``dim``, the contracted dimension."""
-        work = x.to(compute_dtype(x))
-        exponent = self._exponent(work, dim)
-        reduced = scale_by_power_of_two(work, -exponent)
+        reduced, exponent = self._scaled(x, dim)
         self.count_range(reduced if self.shared == "channel" else x, where)
         if self.spike_listener is not None:
             self.spike_listener(reduced, where, exponent)
         return scale_by_power_of_two(self.single_step_forward(reduced), exponent).to(x.dtype)
+
+    def decoded(self, x: Tensor, dim: int = -1) -> Tensor:
+        """See CalibratedNode."""
+        reduced, exponent = self._scaled(x, dim)
+        return scale_by_power_of_two(self.single_step_forward(reduced), exponent).to(x.dtype)
+
+    def sequence(self, x: Tensor, dim: int = -1, where: Tensor | None = None) -> Tensor:
+        """See CalibratedNode; the shared scale is inside the values."""
+        reduced, exponent = self._scaled(x, dim)
+        return scale_by_power_of_two(self.weighted_spikes(reduced), exponent).to(x.dtype)
+
+    def _scaled(self, x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+        """x in units of its scale, and the scale's exponent."""
+        work = x.to(compute_dtype(x))
+        exponent = self._exponent(work, dim)
+        return scale_by_power_of_two(work, -exponent), exponent
 
     def accurate_range(self, dtype: torch.dtype) -> tuple[Any, Any] | None:
         """See CalibratedNode; with 'tensor' up to the scale, which is a power of two above the range."""

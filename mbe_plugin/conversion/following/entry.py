@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from mbe_plugin.conversion.following.frames import SLOT, Frame, ModuleSites
+from mbe_plugin.conversion.following.sequences import steps_over
+from mbe_plugin.conversion.following.stepping import run_in_steps
 from mbe_plugin.conversion.following.walk import Router, WatchedForward
 from mbe_plugin.conversion.marks import (
     ACTIVATION,
@@ -34,8 +36,31 @@ def run_frame(
     mode = SLOT.mode
     if mode is not None:
         return _framed(mode, sites, module, method, names, call, args, kwargs)
-    mode = SLOT.next_mode or Router()
-    return enter(mode, sites, module, method, names, call, args, kwargs)
+    if SLOT.next_mode is not None:  # an instrument, which watches one plain forward
+        return enter(SLOT.next_mode, sites, module, method, names, call, args, kwargs)
+    if sites.time_steps is not None and module.step_mode == "m" and steps_over(method, args, kwargs):
+        return _in_steps(sites.time_steps, sites, module, method, names, call, args, kwargs)
+    return enter(Router(), sites, module, method, names, call, args, kwargs)
+
+
+def _in_steps(
+    time_steps: int,
+    sites: ModuleSites,
+    module: nn.Module,
+    method: str,
+    names: tuple[str, ...],
+    call: Callable,
+    args: tuple,
+    kwargs: dict,
+) -> Any:
+    """Run the outermost frame in step mode 'm', which a compiler leaves as it is: a break of its graph."""
+
+    def run(args: tuple, kwargs: dict) -> Any:
+        return enter(Router(), sites, module, method, names, call, args, kwargs)
+
+    in_steps = torch.compiler.disable(run_in_steps) if torch.compiler.is_compiling() else run_in_steps
+    device = next(module.buffers()).device  # the neurons' at least
+    return in_steps(run, names, args, kwargs, time_steps, device)
 
 
 def enter(

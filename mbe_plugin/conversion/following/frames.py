@@ -35,6 +35,7 @@ class ModuleSites:
         default_factory=dict
     )  # call -> operands that begin there, see origins.py
     notice: RangeNotice | None = None
+    time_steps: int | None = None  # T of the converted network, at its root; None elsewhere
 
     def site(self, label: str) -> str:
         """Name of one of this module's sites."""

@@ -14,6 +14,7 @@ from functools import wraps
 from types import FunctionType, MethodType
 from typing import Any
 
+from spikingjelly.activation_based import base
 from torch import nn
 
 from mbe_plugin.conversion.following.entry import run_frame
@@ -27,7 +28,8 @@ from mbe_plugin.conversion.following.forwards import (
     suspends,
     unrouted_forward,
 )
-from mbe_plugin.conversion.following.frames import SLOT, ModuleSites
+from mbe_plugin.conversion.following.frames import SLOT, ModuleSites, inside_operator
+from mbe_plugin.conversion.following.step_mode import step_members
 from mbe_plugin.errors import ConversionError
 
 CONTAINER = "mbe"
@@ -45,12 +47,12 @@ _FOREIGN = (
     "builtins",
 )
 
-_classes: dict[type, type] = {}
+_classes: dict[tuple[type, bool], type] = {}  # by original class, and whether it is a root's
 
 
-def routed_class(original: type[nn.Module]) -> type[nn.Module]:
-    """The routed subclass of a module class; made once per class."""
-    if original not in _classes:
+def routed_class(original: type[nn.Module], *, root: bool = False) -> type[nn.Module]:
+    """The routed subclass of a module class, made once per class; that of a network's root is a step module too."""
+    if (original, root) not in _classes:
         members: dict[str, Any] = {
             name: _routed(name, method) for name, method in _own_methods(original).items()
         }
@@ -74,10 +76,12 @@ def routed_class(original: type[nn.Module]) -> type[nn.Module]:
             }
         members["__module__"], members["__qualname__"] = original.__module__, original.__qualname__
         members["__doc__"] = original.__doc__
+        members |= step_members(original, root=root)
+        bases = (original, base.StepModule) if root else (original,)
         metaclass: Any = type(original)
-        _classes[original] = metaclass(original.__name__, (original,), members)
-        setattr(_classes[original], FORWARD, forward)  # afterwards, so that no __set_name__ is called
-    return _classes[original]
+        made = _classes[original, root] = metaclass(original.__name__, bases, members)
+        setattr(made, FORWARD, forward)  # afterwards, so that no __set_name__ is called
+    return _classes[original, root]
 
 
 def original_class(module: nn.Module) -> type[nn.Module]:
@@ -92,7 +96,7 @@ def install(model: nn.Module) -> dict[str, ModuleSites]:
             f"the model has an attribute {CONTAINER!r} already, the place of the operators; is it converted?"
         )
     modules = dict(model.named_modules())
-    _become({module: routed_class(type(module)) for module in modules.values()})
+    _become({module: routed_class(type(module), root=module is model) for module in modules.values()})
     found = {path: ModuleSites(path) for path in modules}
     for path, module in modules.items():
         module.__dict__["_mbe_sites"] = found[path]
@@ -133,8 +137,8 @@ def _of_its_class(own: Callable) -> Callable:
     if not isinstance(own, MethodType) or not isinstance(own.__self__, nn.Module):
         return own
     original = original_class(own.__self__)
-    classes = (_own_methods(original), vars(_classes.get(original, object)))
-    is_public = own.__func__ in [methods.get(name_of(own)) for methods in classes]
+    routed = (vars(_classes.get((original, root), object)) for root in (False, True))
+    is_public = own.__func__ in [methods.get(name_of(own)) for methods in (_own_methods(original), *routed)]
     return getattr(own.__self__, name_of(own)) if is_public else own
 
 
@@ -178,7 +182,8 @@ def _suspended(name: str, method: Callable) -> Callable:
 def _reduce_ex(self: nn.Module, protocol: int) -> tuple:
     """Pickle and copy by the original class, which can be imported; the routed one is made again."""
     original = original_class(self)
-    return (_blank, (original,), *original.__reduce_ex__(self, protocol)[2:])
+    root = type(self) is routed_class(original, root=True)
+    return (_blank, (original, root), *original.__reduce_ex__(self, protocol)[2:])
 
 
 def _save_pretrained(self: nn.Module, save_directory: str, **kwargs: Any) -> Any:
@@ -189,15 +194,16 @@ def _save_pretrained(self: nn.Module, save_directory: str, **kwargs: Any) -> Any
     """
     weights = {k: v for k, v in self.state_dict().items() if not k.startswith(f"{CONTAINER}.")}
     original = original_class(self).save_pretrained  # type: ignore[attr-defined]  # there, see routed_class
-    out = original(self, save_directory, **{"state_dict": weights, **kwargs})
+    # the model's own methods take part in it, and none of them as a forward
+    out = inside_operator(lambda: original(self, save_directory, **{"state_dict": weights, **kwargs}))
     save = vars(self).get(SAVER)
     if save is not None:
         save(self, save_directory)
     return out
 
 
-def _blank(original: type[nn.Module]) -> nn.Module:
-    cls = routed_class(original)
+def _blank(original: type[nn.Module], root: bool = False) -> nn.Module:
+    cls = routed_class(original, root=root)
     return cls.__new__(cls)
 
 
