@@ -16,6 +16,7 @@ from _shared.networks import load_minilm
 from _shared.sentences import HEAD_STRENGTH, MiniLMClassifier, Sentence, split
 from snntorch import functional as SF
 from snntorch import surrogate
+from spikingjelly.activation_based.functional import set_step_mode
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -48,13 +49,15 @@ def main() -> None:
     losses = fit_spiking(head, features, classes, options.time_steps, options.epochs)
     print(f"loss of the spiking head: {losses[0]:.3f} before, {losses[-1]:.3f} after {options.epochs} epochs")
 
-    # the network itself: one call is all T steps, and what it gives is their sum
+    # the network itself: step mode 'm' gives its outputs over time, [T, B, classes], as snnTorch's functions take them
     with torch.no_grad(), mbe_plugin.record(converted) as rec:
-        logits, features = converted(**unseen)
+        _, features = converted(**unseen)
+    set_step_mode(converted, "m")
     with torch.no_grad():
+        outputs, _ = converted(**mbe_plugin.as_sequence(unseen, options.time_steps))
         found = {
             "the ANN": ann(**unseen)[0][None],
-            "the converted network": logits[None],
+            "the converted network": outputs,
             "the spiking head on it": run(head, features, options.time_steps),
         }
     print(f"accuracy on {len(data.test)} held-out sentences, T = {options.time_steps}:")

@@ -14,7 +14,7 @@ from mbe_plugin.kernels import steps
 from mbe_plugin.neuron import Tables
 from mbe_plugin.node import MBENode
 from mbe_plugin.operators import SharedScaleNode
-from mbe_plugin.stepping import Start, SteppedNode, device_only
+from mbe_plugin.stepped import Start, SteppedNode, device_only
 
 try:
     from snntorch import SpikingNeuron, utils
