@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from models.zoo import scaled, transformers_zoo, vision_zoo
 from networks import WIDTH, Calling, Inside, tokens, transformer
 from sentences import CALIBRATION, EVALUATION
-from spikingjelly.activation_based import base, functional, layer
+from spikingjelly.activation_based import base, functional, layer, neuron
 from torch import Tensor, nn
 
 from mbe_plugin import (
@@ -425,6 +425,20 @@ def test_random_numbers_are_the_same_in_all_runs() -> None:
     assert torch.equal(torch.rand(3), following)
     torch.testing.assert_close(sequence.sum(0), want)
     assert not sequence[:, want == 0].any(), "an element that is dropped is dropped in every run"
+
+
+def test_neurons_of_the_host_inside_begin_every_run_with_the_same_membrane() -> None:
+    """A model may hold LIF neurons, which stay as they are: one call is one of their steps in either mode."""
+    model = nn.Sequential(nn.Linear(WIDTH, WIDTH), neuron.LIFNode(), nn.Linear(WIDTH, WIDTH), nn.GELU())
+    snn, x = convert(model.eval(), [tokens()], SMALL), 4 * tokens()
+    found = {}
+    for mode, given in (("s", x), ("m", as_sequence(x, T))):
+        functional.reset_net(snn)
+        outputs = [in_mode(snn, mode, given) for _ in range(3)]
+        found[mode] = [y if mode == "s" else y.sum(0) for y in outputs]
+    for wanted, got in zip(*found.values(), strict=True):
+        torch.testing.assert_close(got, wanted)
+    assert not torch.equal(found["s"][0], found["s"][1])
 
 
 def test_many_threads_one_of_them_in_steps() -> None:
