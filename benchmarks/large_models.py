@@ -99,16 +99,19 @@ def measure(copied: bool, tokens: int, threads: int) -> Measured:
     before = reset_peak() * 1024 - weights
     ann_seconds, ann_peak = _seconds(ann, batch), peak() * 1024 - before
     reset_peak()
-    stages: list[tuple[float, int]] = []
+    first: dict[str, tuple[float, int]] = {}
+    last: dict[str, tuple[float, int]] = {}
 
-    def progress(_: str) -> None:
-        stages.append((perf_counter(), peak() * 1024 - before))
+    def progress(stage: str, done: int, total: int | None) -> None:
+        last[stage] = perf_counter(), peak() * 1024 - before
+        first.setdefault(stage, last[stage])
 
+    begun = perf_counter()
     snn = mbe_plugin.convert(ann, [batch], MBEConfig(), copy=copied, progress=progress)
-    progress("done")
+    _calibrating, building, auditing = first
+    (recorded, recording), (built, _), (ended, ending) = first[building], last[building], last[auditing]
     reset_peak()
     snn_seconds = _seconds(snn, batch)
-    (begun, _), (recorded, recording), (built, _), (ended, ending) = stages
     return Measured(
         ann_peak, recording, ending, peak() * 1024 - before, ann_seconds,
         recorded - begun, built - recorded, ended - built, snn_seconds,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mbe_plugin.hosts.spikingjelly import MBERecipe
     from mbe_plugin.neuron import Tables
     from mbe_plugin.node import MBENode
-    from mbe_plugin.recording import SpikeCounts, count_spikes
+    from mbe_plugin.recording import Recording, SpikeCounts, count_spikes, record
 
 __version__ = "0.1.0"
 
@@ -37,6 +37,7 @@ __all__ = [
     "MBENode",
     "MBERecipe",
     "RangeWarning",
+    "Recording",
     "Report",
     "SiteContribution",
     "SpikeCounts",
@@ -51,6 +52,7 @@ __all__ = [
     "fit",
     "load",
     "locate_error",
+    "record",
     "report",
     "reset_counts",
     "save",
@@ -67,7 +69,7 @@ _NAMES = {
     "hosts.spikingjelly": "MBERecipe",
     "neuron": "Tables",
     "node": "MBENode",
-    "recording": "SpikeCounts count_spikes",
+    "recording": "Recording SpikeCounts count_spikes record",
 }
 _HOME = {name: room for room, names in _NAMES.items() for name in names.split()}
 

@@ -184,16 +184,20 @@ class MBENode(base.MemoryModule):
         trains = reference_spikes(reduced, self.tables())
         return (trains if active is None else trains * active).to(x.dtype)
 
-    def spike_counts(self, x: Tensor) -> tuple[Tensor, int]:
-        """Spikes summed over the elements of x, int64 [T, N], and how many exponents were sent."""
+    def spike_counts(self, x: Tensor, where: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Spikes summed over the elements of x (in ``where``), int64 [T, N], and how many exponents were sent, int64 [].
+
+        Both on x's device, which nothing here waits for.
+        """
         _check_floating(x)
         work = x.to(compute_dtype(x))
         reduced, exponent, active = self._split(work)
+        sent = active if where is None else where if active is None else active & where
         kernel = closed if self._takes_closed_form() else steps
-        counts = kernel.spike_counts(reduced, self._prepared(work), active)
-        if exponent is None:
-            return counts, 0
-        return counts, x.numel() if active is None else int(active.sum())
+        counts = kernel.spike_counts(reduced, self._prepared(work), sent)
+        if exponent is None or sent is None:
+            return counts, counts.new_full((), 0 if exponent is None else x.numel())
+        return counts, torch.count_nonzero(sent)
 
     def _decode(self, work: Tensor) -> Tensor:
         if not _differentiable(work):
@@ -297,7 +301,8 @@ class MBENode(base.MemoryModule):
         # the host's MemoryModule holds no state of ours; a plain copy of the module's dictionary is enough
         copied = type(self).__new__(type(self))
         memo[id(self)] = copied
-        copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        state: Any = self.__getstate__()
+        copied.__dict__.update(copy.deepcopy(state, memo))
         return copied
 
     def extra_repr(self) -> str:

@@ -192,7 +192,7 @@ def report(snn: nn.Module) -> Report:
         firing_rate=spikes.firing_rate if spikes else float("nan"),
         spikes=spikes.total if spikes else 0,
         exponents=spikes.exponents if spikes else 0,
-        estimated=any(n.sampled != n.elements for n in spikes.neurons.values()) if spikes else False,
+        estimated=spikes.estimated if spikes else False,
     )
 
 

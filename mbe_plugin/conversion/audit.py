@@ -100,7 +100,7 @@ class Audit(TorchDispatchMode):
         self._activations: dict[int, StorageWeakRef] = {}
         self._limit = 64
         for tensor in inputs:
-            self._add(tensor)
+            self.follow(tensor)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
@@ -113,7 +113,7 @@ class Audit(TorchDispatchMode):
         namespace, name = func._schema.name.split("::")
         name = name[:-1] if name.endswith("_") and not name.endswith("__") else name
         if active or name == "embedding":
-            self._follow(func, args, kwargs, out)
+            self._follow_through(func, args, kwargs, out)
         mode = SLOT.mode
         if active and not SLOT.inside_operator:
             path = mode.frames[-1].sites.path or "(root)" if mode and mode.frames else "(hooks of the root)"
@@ -163,20 +163,17 @@ class Audit(TorchDispatchMode):
     def _by_activation(self, args: tuple) -> bool:
         return len(args) > 1 and isinstance(args[-1], Tensor) and self._is_activation(args[-1])
 
-    def _follow(self, func: Any, args: tuple, kwargs: dict[str, Any], out: Any) -> None:
+    def _follow_through(self, func: Any, args: tuple, kwargs: dict[str, Any], out: Any) -> None:
         if func._schema.name.split("::")[1] not in _SHAPE_ONLY:
             for tensor in _floating(out):
-                self._add(tensor)
+                self.follow(tensor)
         for argument, value in zip(func._schema.arguments, args, strict=False):
             if argument.alias_info is not None and argument.alias_info.is_write:
                 for tensor in _floating(value):
-                    self._add(tensor)
+                    self.follow(tensor)
 
-    def begin(self, tensor: Tensor) -> None:
-        """Follow this tensor, too: calibration found that an activation begins there."""
-        self._add(tensor)
-
-    def _add(self, tensor: Tensor) -> None:
+    def follow(self, tensor: Tensor) -> None:
+        """What this tensor's storage holds is activations from now on."""
         storage = tensor.untyped_storage()
         # the weak reference keeps the address from being used again for another storage
         if len(self._activations) >= self._limit:

@@ -171,7 +171,7 @@ def audit(
         seeded(device_of(work)),
         count_spikes(work, SPIKES_LOOKED_AT) as conversion.spikes,
         Audit(inputs) as watching,
-        watched_by(Router(watch, watching.begin)),
+        watched_by(Router(watch, watching.follow)),
     ):
         work(*args, **kwargs)
     tell("auditing, sites", spiking, spiking)

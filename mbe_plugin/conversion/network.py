@@ -23,7 +23,7 @@ from mbe_plugin.errors import ConversionError
 from mbe_plugin.fitting.functions import Scalar
 from mbe_plugin.operators import CalibratedNode, SpikingOperator
 from mbe_plugin.operators.neuron import RangeNotice
-from mbe_plugin.recording import SpikeCounts
+from mbe_plugin.recording import Recording
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Conversion:
     local_errors: dict[str, float] = field(
         default_factory=dict
     )  # site -> relative error on the audit's batch
-    spikes: SpikeCounts | None = None  # of the audit's batch
+    spikes: Recording | None = None  # of the audit's batch
     batches: int = 0
     # as in Calibration:
     inputs: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -108,6 +108,7 @@ def attach(
         if site.name not in kept:
             operator = _operator(work, site if reuse else replace(site, coded=frozenset()), neuron)
             container[site.key] = operator
+            operator.site = site.name
             for role, node in operator.neurons():
                 node.simulate, node.gradient, node.notice = config.simulate, config.gradient, notice
                 if not node.site:

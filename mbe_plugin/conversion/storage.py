@@ -29,7 +29,7 @@ from mbe_plugin.errors import StorageError
 from mbe_plugin.neuron.tables import TABLE_FIELDS, Tables
 from mbe_plugin.node import BUFFER_OF
 from mbe_plugin.operators import CalibratedNode, SharedScaleNode, SpikingOperator, Statistics
-from mbe_plugin.recording import NeuronSpikes, SpikeCounts
+from mbe_plugin.recording import NeuronEvents, Recording
 
 FORMAT = 2
 TENSORS, DESCRIPTION = "mbe.safetensors", "mbe.json"
@@ -263,15 +263,15 @@ def _site_from_dict(d: dict[str, Any]) -> Site:
     )
 
 
-def _spikes_as_list(spikes: SpikeCounts | None) -> list[Any]:
+def _spikes_as_list(spikes: Recording | None) -> list[Any]:
     found = spikes.neurons if spikes else {}
-    return [
-        [*key, n.counts.tolist(), n.bases_per_element, n.elements, n.exponents, n.sampled]
-        for key, n in found.items()
-    ]
+    return [[*key, n.counts.tolist(), n.bases_per_element, *n.tally.tolist()] for key, n in found.items()]
 
 
-def _spikes_from_list(rows: list[Any]) -> SpikeCounts:
-    return SpikeCounts(
-        {(site, role): NeuronSpikes(torch.tensor(counts), *rest) for site, role, counts, *rest in rows}
+def _spikes_from_list(rows: list[Any]) -> Recording:
+    return Recording(
+        {
+            (site, role): NeuronEvents(torch.tensor(counts), bases, torch.tensor(tally))
+            for site, role, counts, bases, *tally in rows
+        }
     )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mbe_plugin.kernels.banks import look_up
+from mbe_plugin.kernels.histogram import histogram
 from mbe_plugin.kernels.prepared import Prepared
 
 RUN = 8  # digits that one histogram counts together
@@ -44,8 +45,9 @@ def spike_counts(x: Tensor, p: Prepared, active: Tensor | None) -> Tensor:
         digits = code(x, p, row).to(torch.int64)
         rows = torch.full_like(digits, row) if isinstance(row, int) else row
         if active is not None:
-            digits, rows = digits[active], rows[active]
-        counts += _digit_counts(digits.reshape(-1), rows.reshape(-1), p.time_steps, bases)
+            rows = torch.where(active, rows, bases)  # a row more, for what is not counted
+        found = _digit_counts(digits.reshape(-1), rows.reshape(-1), p.time_steps, bases + 1)
+        counts += found[:, :bases]
     return counts
 
 
@@ -56,11 +58,11 @@ def _digit_counts(digits: Tensor, rows: Tensor, time_steps: int, bases: int) -> 
         width = min(RUN, time_steps - low)
         values = 1 << width
         keys = rows * values + ((digits >> low) & (values - 1))
-        histogram = torch.bincount(keys, minlength=bases * values).reshape(bases, values)
+        found = histogram(keys, bases * values).reshape(bases, values)
         present = torch.arange(values, device=digits.device)
         for place in range(width):  # the highest place is step 0
             ones = (present >> place) & 1
-            counts[time_steps - 1 - low - place] = (histogram * ones).sum(dim=1)
+            counts[time_steps - 1 - low - place] = (found * ones).sum(dim=1)
     return counts
 
 

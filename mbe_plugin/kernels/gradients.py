@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -54,15 +54,20 @@ def surrogate_slope(x: Tensor, p: Prepared, fire: Fire) -> Tensor:
 
 def _swept(x: Tensor, p: Prepared, fire: Fire) -> Tensor:
     """surrogate_slope of x [n]."""
-    bank = p.bank(x)
     total = torch.zeros_like(x)
+    for row, membrane, scale in _driven(x, p):
+        slope = _halving(membrane, p.time_steps, fire) if p.halving else _free(membrane, p, row, fire)
+        total += slope.mul_(scale)
+    return total
+
+
+def _driven(x: Tensor, p: Prepared) -> Iterator[tuple[int | Tensor, Tensor, Tensor]]:
+    """The bases that x drives, one after another: their rows, their membranes at step 0, and weight * gain."""
+    bank = p.bank(x)
     for place in range(p.bases_per_bank):
         row = p.rows(bank, place)
         gain = look_up(p.gain, row)
-        membrane = (x - look_up(p.offset, row)).mul_(gain)
-        slope = _halving(membrane, p.time_steps, fire) if p.halving else _free(membrane, p, row, fire)
-        total += slope.mul_(look_up(p.weight, row) * gain)
-    return total
+        yield row, (x - look_up(p.offset, row)).mul_(gain), look_up(p.weight, row) * gain
 
 
 def _free(membrane: Tensor, p: Prepared, row: int | Tensor, fire: Fire) -> Tensor:
@@ -103,12 +108,8 @@ def staircase_slope(x: Tensor, p: Prepared) -> Tensor:
 
     For halving tables: the staircase of such a basis follows a line of this slope.
     """
-    bank = p.bank(x)
     total = torch.zeros_like(x)
-    for place in range(p.bases_per_bank):
-        row = p.rows(bank, place)
-        gain = look_up(p.gain, row)
-        membrane = (x - look_up(p.offset, row)).mul_(gain)
+    for _, membrane, scale in _driven(x, p):
         within = (membrane >= -EDGE) & (membrane <= 1 + EDGE)
-        total += within * (look_up(p.weight, row) * gain)
+        total += within * scale
     return total

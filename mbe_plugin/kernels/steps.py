@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from mbe_plugin.kernels.histogram import histogram
 from mbe_plugin.kernels.prepared import Prepared
 
 Fire = Callable[[Tensor], Tensor]
@@ -71,5 +72,6 @@ def spike_counts(x: Tensor, p: Prepared, active: Tensor | None) -> Tensor:
             if isinstance(row, int):
                 counts[t, row] += fired.sum()
             else:
-                counts[t] += torch.bincount(row[fired], minlength=bases)
+                driven = torch.where(fired, row, bases)  # a row more, for what is not counted
+                counts[t] += histogram(driven.reshape(-1), bases + 1)[:bases]
     return counts

@@ -145,8 +145,8 @@ class Observer(nn.Module):
         return self.scalar(x)
 
 
-# what the tables get, which of it takes part (None: all), and how many scales are sent (None: one per active element)
-SpikeListener = Callable[[Tensor, Tensor | None, int | None], None]
+# what the tables get, which of it takes part (None: all), and the exponents that elements share (None: each its own)
+SpikeListener = Callable[[Tensor, Tensor | None, Tensor | None], None]
 
 
 class CalibratedNode(MBENode):
@@ -274,7 +274,7 @@ class SharedScaleNode(CalibratedNode):
         reduced, exponent = self._scaled(x, dim)
         self.count_range(reduced if self.shared == "channel" else x, where)
         if self.spike_listener is not None:
-            self.spike_listener(reduced, where, exponent.numel() if self.shared == "token" else 0)
+            self.spike_listener(reduced, where, exponent)
         return scale_by_power_of_two(self.single_step_forward(reduced), exponent).to(x.dtype)
 
     def decoded(self, x: Tensor, dim: int = -1) -> Tensor:

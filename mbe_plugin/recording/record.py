@@ -1,0 +1,140 @@
+"""record(): listening to the neurons of a converted network while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from threading import Lock
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
+
+from mbe_plugin.errors import ConversionError
+from mbe_plugin.node import MBENode
+from mbe_plugin.operators.neuron import CalibratedNode, SpikeListener, spread
+from mbe_plugin.recording.events import NeuronEvents, Recording
+from mbe_plugin.recording.selection import chosen
+from mbe_plugin.recording.trains import numbers_of, train_of
+
+_REGISTERING = Lock()
+
+
+@contextmanager
+def record(
+    snn: nn.Module,
+    sites: str | Iterable[str] | None = None,
+    trains: bool = False,
+    most: int | None = None,
+) -> Iterator[Recording]:
+    """Record what every neuron sends in the forwards inside the ``with`` block: spikes per step and basis, side events.
+
+    snn: a converted network, or a module that holds one. sites: names or shell patterns of the sites whose trains to
+    record, such as "encoder.layer.0.*" or ("*:gelu", "head:linear"); all by default. A train that several sites read is
+    sent and recorded once, as the first one's. trains: keep the trains too, one Train per call of a neuron.
+    most: look at so many evenly spread elements of a call only, for estimates; at all of them by default.
+
+    Blocks may be nested or overlap. Forwards that other threads run meanwhile are recorded too. Nothing waits for the
+    device, but for a neuron's first train. A copy of the network that is made inside the block is not recorded.
+    Raises ConversionError for a module without neurons, and in a compiled forward; ValueError for sites that are not
+    there, for ``trains`` together with ``most``, and for a ``most`` below 1.
+    """
+    if trains and most is not None:
+        raise ValueError(f"trains are recorded whole; leave out most={most}, or trains=True")
+    if most is not None and most < 1:
+        raise ValueError(f"most must be 1 or more elements of a call, got {most}")
+    recording, adding = Recording(), Lock()
+    listeners = [(node, _listener(recording, adding, node, trains, most)) for node in chosen(snn, sites)]
+    for node, listener in listeners:
+        _add(node, listener)
+    try:
+        yield recording
+    finally:
+        for node, listener in listeners:
+            _remove(node, listener)
+
+
+def count_spikes(snn: nn.Module, most: int | None = None) -> AbstractContextManager[Recording]:
+    """``record(snn, most=most)``: every neuron's events, without trains."""
+    return record(snn, most=most)
+
+
+class _Listeners:
+    """The listeners of one neuron, told in turn."""
+
+    def __init__(self, each: tuple[SpikeListener, ...]) -> None:
+        self.each = each
+
+    def __call__(self, x: Tensor, where: Tensor | None, shared: Tensor | None) -> None:
+        for listen in self.each:
+            listen(x, where, shared)
+
+
+def _each(node: CalibratedNode) -> tuple[SpikeListener, ...]:
+    return node.spike_listener.each if isinstance(node.spike_listener, _Listeners) else ()
+
+
+def _add(node: CalibratedNode, listener: SpikeListener) -> None:
+    with _REGISTERING:
+        node.spike_listener = _Listeners((*_each(node), listener))
+
+
+def _remove(node: CalibratedNode, listener: SpikeListener) -> None:
+    with _REGISTERING:
+        left = tuple(other for other in _each(node) if other is not listener)
+        node.spike_listener = _Listeners(left) if left else None
+
+
+def _listener(
+    recording: Recording, adding: Lock, node: CalibratedNode, trains: bool, most: int | None
+) -> SpikeListener:
+    numbers: list[MBENode] = []  # of the neuron, once a train is kept
+
+    def listen(x: Tensor, where: Tensor | None, shared: Tensor | None) -> None:
+        if torch.compiler.is_compiling():
+            raise ConversionError(
+                "a compiled forward cannot be recorded; call the network that you passed to torch.compile"
+            )
+        # looking is no part of the forward: no audit or counter of operations sees it, and it outlives inference mode
+        with _disable_current_modes(), torch.inference_mode(False), torch.no_grad():
+            counts, tally = _sent(node, x.detach(), where, shared, most)
+            with adding:
+                neuron = _neuron(recording, node, counts, trains)
+                neuron.add(counts, tally)
+                if neuron.calls is not None:
+                    numbers[:] = numbers or [numbers_of(node)]
+                    neuron.calls.append(train_of(numbers[0], x.detach(), where, shared))
+
+    return listen
+
+
+def _neuron(recording: Recording, node: CalibratedNode, like: Tensor, trains: bool) -> NeuronEvents:
+    key = node.site, node.role
+    if key not in recording.neurons:
+        tally = torch.zeros(3, dtype=torch.int64, device=like.device)
+        recording.neurons[key] = NeuronEvents(
+            torch.zeros_like(like), node.bases_per_element, tally, [] if trains else None
+        )
+    return recording.neurons[key]
+
+
+def _sent(
+    node: CalibratedNode, x: Tensor, where: Tensor | None, shared: Tensor | None, most: int | None
+) -> tuple[Tensor, Tensor]:
+    """Counts [T, N] and tally [3] of one call; see NeuronEvents."""
+    part = spread(x, None, most)
+    took_part = None if where is None else spread(where.expand(x.shape), None, most)
+    counts, exponents = node.spike_counts(part, took_part)
+    elements, sampled = _how_many(x, where), _how_many(part, took_part)
+    if shared is not None:
+        exponents = torch.full_like(exponents, shared.numel() if node.scale == "token" else 0)
+    else:  # rounded, in whole numbers
+        exponents = (2 * exponents * elements + sampled) // (2 * sampled).clamp_min(1)
+    return counts, torch.stack([elements, exponents, sampled])
+
+
+def _how_many(x: Tensor, where: Tensor | None) -> Tensor:
+    """The elements in ``where``, int64, on x's device."""
+    if where is not None:
+        return torch.count_nonzero(where)
+    return torch.full((), x.numel(), dtype=torch.int64, device=x.device)
