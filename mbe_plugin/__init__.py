@@ -11,23 +11,29 @@ if TYPE_CHECKING:
     from mbe_plugin.config import MBEConfig
     from mbe_plugin.conversion import Calibration, as_sequence, calibrate, convert, load, reset_counts, save
     from mbe_plugin.errors import (
+        BackendError,
         CalibrationError,
         ConversionError,
         MBEError,
         RangeWarning,
+        RegistrationError,
         StorageError,
         UnseenSiteError,
         UnsupportedOperatorError,
     )
     from mbe_plugin.fitting import Fit, fit
-    from mbe_plugin.hosts.spikingjelly import MBERecipe
+    from mbe_plugin.hosts.registration import Registration, register, unregister
+    from mbe_plugin.hosts.spikingjelly import MBERecipe as MBERecipe
+    from mbe_plugin.hosts.spikingjelly_legacy import MBEConverter as MBEConverter
     from mbe_plugin.neuron import Tables
     from mbe_plugin.node import MBENode
     from mbe_plugin.recording import Recording, SpikeCounts, count_spikes, record
 
 __version__ = "0.1.0"
 
+# MBERecipe and MBEConverter, each of which only one SpikingJelly can load, are not among what `import *` asks for
 __all__ = [
+    "BackendError",
     "Calibration",
     "CalibrationError",
     "ConversionError",
@@ -35,9 +41,10 @@ __all__ = [
     "MBEConfig",
     "MBEError",
     "MBENode",
-    "MBERecipe",
     "RangeWarning",
     "Recording",
+    "Registration",
+    "RegistrationError",
     "Report",
     "SiteContribution",
     "SpikeCounts",
@@ -53,9 +60,11 @@ __all__ = [
     "load",
     "locate_error",
     "record",
+    "register",
     "report",
     "reset_counts",
     "save",
+    "unregister",
 ]
 
 # where each public name lives
@@ -63,10 +72,12 @@ _NAMES = {
     "analysis": "Report SiteContribution locate_error report",
     "config": "MBEConfig",
     "conversion": "Calibration as_sequence calibrate convert load reset_counts save",
-    "errors": "CalibrationError ConversionError MBEError RangeWarning StorageError UnseenSiteError "
-    "UnsupportedOperatorError",
+    "errors": "BackendError CalibrationError ConversionError MBEError RangeWarning RegistrationError StorageError "
+    "UnseenSiteError UnsupportedOperatorError",
     "fitting": "Fit fit",
+    "hosts.registration": "Registration register unregister",
     "hosts.spikingjelly": "MBERecipe",
+    "hosts.spikingjelly_legacy": "MBEConverter",
     "neuron": "Tables",
     "node": "MBENode",
     "recording": "Recording SpikeCounts count_spikes record",

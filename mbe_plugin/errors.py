@@ -27,3 +27,11 @@ class RangeWarning(UserWarning):
 
 class StorageError(MBEError, RuntimeError):
     """A saved network cannot be written or read back: wrong model, missing or altered file, other format."""
+
+
+class BackendError(MBEError, NotImplementedError):
+    """A neuron was asked for a backend that nobody knows, that its step mode lacks, or that cannot run here."""
+
+
+class RegistrationError(MBEError, RuntimeError):
+    """A name of ours cannot be put into a host, which has one like it already; nothing was changed."""

@@ -10,7 +10,7 @@ import torch
 from spikingjelly.activation_based import base, surrogate
 from torch import Tensor, nn
 
-from mbe_plugin.kernels import Prepared, closed, gradients, prepare, steps
+from mbe_plugin.kernels import Prepared, backends, closed, gradients, prepare, steps
 from mbe_plugin.neuron.dynamics import reference_spikes
 from mbe_plugin.neuron.scaling import REDUCTIONS, Reduction, compute_dtype
 from mbe_plugin.neuron.tables import TABLE_FIELDS, Tables
@@ -52,10 +52,14 @@ class MBENode(base.MemoryModule):
     the decoded staircase follows: 1 for an identity, 0 where the neuron saturates. Neither changes the output, and with
     simulate 'closed' neither runs the loop's graph.
 
+    ``backend`` is 'torch'; in step_mode 'm' 'cupy' is listed beside it (``supported_backends``), on every host.
+
     Raises TypeError for an input that is not a floating tensor and for tables of another type, ValueError for a wrong
     leading dimension in mode 'm', for an unknown reduction, simulation or gradient, and for 'slope' with tables that are
-    not halving.
+    not halving, BackendError for a backend that cannot be chosen.
     """
+
+    _backend = "torch"
 
     th: Tensor
     r: Tensor
@@ -127,6 +131,21 @@ class MBENode(base.MemoryModule):
         if value == "slope" and not self.halving:
             raise ValueError(NO_SLOPE)
         self._gradient = value
+
+    @property
+    def supported_backends(self) -> tuple[str, ...]:
+        """The backends of the current step mode; not every one can run everywhere."""
+        return backends.SUPPORTED[self.step_mode]
+
+    @property
+    def backend(self) -> str:
+        """Whose kernels run the dynamics."""
+        return self._backend
+
+    @backend.setter
+    def backend(self, value: str) -> None:
+        backends.require(value, self.step_mode, type(self).__name__)
+        self._backend = value
 
     @property
     def time_steps(self) -> int:
@@ -321,7 +340,8 @@ class MBENode(base.MemoryModule):
         """T, N, reduction: what print(module) shows."""
         return (
             f"T={self.time_steps}, N={self.bases}, per_element={self.bases_per_element}, "
-            f"reduction={self.reduction.name}, simulate={self.simulate}, step_mode={self.step_mode}"
+            f"reduction={self.reduction.name}, simulate={self.simulate}, step_mode={self.step_mode}, "
+            f"backend={self.backend}"
         )
 
 

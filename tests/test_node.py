@@ -12,12 +12,11 @@ from typing import Any
 
 import pytest
 import torch
+from features import offered
 from hypothesis import given
 from hypothesis import strategies as st
 from oracle import FAMILIES, assert_same_bits, critical_inputs, laid_out, make_tables, neighbours
 from spikingjelly.activation_based import base, functional, surrogate
-from spikingjelly.activation_based.neuron import FewSpikeNode
-from spikingjelly.activation_based.neuron.few_spike import FewSpikeTable
 from torch import Tensor, nn
 
 from mbe_plugin.fitting.segments import identity_tables
@@ -93,6 +92,8 @@ def test_it_is_what_the_host_looks_for() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("time_steps", [1, 4, 16])
 def test_one_basis_is_the_hosts_few_spike_node(time_steps: int, dtype: torch.dtype) -> None:
+    neurons = "spikingjelly.activation_based.neuron"
+    FewSpikeNode, FewSpikeTable = offered(neurons, "FewSpikeNode"), offered(neurons, "FewSpikeTable")
     tables = make_tables("published one basis", time_steps)
     tables = dataclasses.replace(tables, weight=torch.ones(1), bias=torch.zeros(1))
     columns = [t[:, 0].to(dtype) for t in (tables.threshold, tables.reset, tables.intensity)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pydoc
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import mbe_plugin
 ROOT = Path(__file__).parents[1]
 
 PUBLIC = [
+    "BackendError",
     "Calibration",
     "CalibrationError",
     "ConversionError",
@@ -20,9 +22,10 @@ PUBLIC = [
     "MBEConfig",
     "MBEError",
     "MBENode",
-    "MBERecipe",
     "RangeWarning",
     "Recording",
+    "Registration",
+    "RegistrationError",
     "Report",
     "SiteContribution",
     "SpikeCounts",
@@ -38,10 +41,14 @@ PUBLIC = [
     "load",
     "locate_error",
     "record",
+    "register",
     "report",
     "reset_counts",
     "save",
+    "unregister",
 ]
+# each needs what only one generation of SpikingJelly has
+OF_ONE_HOST = ["MBEConverter", "MBERecipe"]
 
 
 def run(code: str, *options: str) -> str:
@@ -66,13 +73,35 @@ def test_they_are_sorted_and_there() -> None:
         assert getattr(mbe_plugin, name) is not None
 
 
+def test_all_of_them_can_be_asked_for_at_once() -> None:
+    names: dict[str, object] = {}
+    exec("from mbe_plugin import *", names)
+    assert set(PUBLIC) <= set(names)
+    assert "locate_error" in pydoc.plain(pydoc.render_doc(mbe_plugin))
+
+
+def test_a_name_of_one_host_is_there_or_says_what_is_missing_and_what_to_take() -> None:
+    refused = []
+    for name in OF_ONE_HOST:
+        try:
+            assert (getattr(mbe_plugin, name).__doc__ or "").strip(), name
+        except ImportError as error:
+            refused.append(name)
+            [other] = set(OF_ONE_HOST) - {name}
+            assert str(error).startswith(f"mbe_plugin.{name} needs SpikingJelly ")
+            assert "the installed SpikingJelly does not have; use " in str(error)
+            assert f"mbe_plugin.{other}(" in str(error)
+    assert len(refused) == 1
+
+
 def test_every_public_object_is_documented() -> None:
     for name in mbe_plugin.__all__:
         assert (getattr(mbe_plugin, name).__doc__ or "").strip(), name
 
 
 @pytest.mark.parametrize(
-    "package", ["", ".analysis", ".conversion", ".fitting", ".kernels", ".neuron", ".operators", ".recording"]
+    "package",
+    ["", ".analysis", ".conversion", ".env", ".fitting", ".kernels", ".neuron", ".operators", ".recording"],
 )
 def test_every_package_lists_its_names_sorted(package: str) -> None:
     module = __import__(f"mbe_plugin{package}", fromlist=["__all__"])

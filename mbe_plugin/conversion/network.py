@@ -48,6 +48,15 @@ class Conversion:
 
 def install_copy(model: nn.Module, copy: bool) -> tuple[nn.Module, dict[str, ModuleSites]]:
     """A copy of the model in eval mode (of its structure only, if not ``copy``), routed, without sites yet."""
+    work = copy_of(model, share=not copy)
+    return work, install(work)
+
+
+def copy_of(model: nn.Module, *, share: bool = False) -> nn.Module:
+    """A copy of the model in eval mode; share: of its structure only, with the same parameters and buffers.
+
+    Raises ConversionError for what is no module, has no weights yet, or cannot be copied.
+    """
     if not isinstance(model, nn.Module):
         raise ConversionError(f"convert takes a torch.nn.Module, got {type(model).__name__}")
     refuse_foreign_modules(model)
@@ -55,17 +64,16 @@ def install_copy(model: nn.Module, copy: bool) -> tuple[nn.Module, dict[str, Mod
     if bare is not None:
         raise ConversionError(f"{bare} is on the meta device, which holds no values; load the weights first")
     memo: dict[int, Any] = {}
-    if not copy:
+    if share:
         memo = {id(t): t for t in (*model.parameters(), *model.buffers())}
     try:
         with _Detached():
-            work = copying.deepcopy(model, memo).eval()
+            return copying.deepcopy(model, memo).eval()
     except Exception as refused:
         raise ConversionError(
             f"{type(model).__name__} cannot be copied ({type(refused).__name__}: {refused}); make copy.deepcopy(model) "
             "work, for instance by deleting what it holds beside its parameters and buffers"
         ) from refused
-    return work, install(work)
 
 
 class _Detached(TorchFunctionMode):

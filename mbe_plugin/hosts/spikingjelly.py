@@ -10,17 +10,17 @@ from torch import nn
 
 from mbe_plugin.config import MBEConfig
 from mbe_plugin.conversion import Calibration, convert
+from mbe_plugin.hosts.features import has_recipes
 
-try:
-    from spikingjelly.activation_based.ann2snn import ModuleConversionRecipe
-except ImportError as missing:  # SpikingJelly 0.0.0.0.14 has no recipes
+if not has_recipes():
     raise ImportError(
-        "mbe_plugin.MBERecipe needs SpikingJelly 2.0's ann2snn recipes; install it with: pip install "
-        "'spikingjelly>=2.0', or call mbe_plugin.convert directly"
-    ) from missing
+        "mbe_plugin.MBERecipe needs SpikingJelly 2.0's ann2snn.ModuleConversionRecipe, which the installed SpikingJelly "
+        "does not have; use mbe_plugin.MBEConverter(dataloader, config=config)(model) or mbe_plugin.convert(model, "
+        "dataloader, config), or install the other with: pip install 'spikingjelly>=2.0'"
+    )
 
 
-class MBERecipe(ModuleConversionRecipe):
+class MBERecipe(ann2snn.ModuleConversionRecipe):
     """convert() as a recipe: ``ann2snn.ModuleConverter(MBERecipe(calibration, config)).convert(model)``.
 
     calibration and config are convert()'s; the errors too.

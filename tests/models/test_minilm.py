@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 import torch
+from features import offered
 from oracle import assert_same_bits
 from sentences import CALIBRATION, EVALUATION
 from torch import Tensor, nn
 
+import mbe_plugin
 from mbe_plugin import Calibration, MBEConfig, SpikeCounts, calibrate, convert, count_spikes, report
 from mbe_plugin.operators import CalibratedNode
 
@@ -207,13 +209,10 @@ def test_a_row_masked_throughout_gives_no_nan(minilm: nn.Module, converted: dict
 def test_the_hosts_recipe_gives_the_same(
     minilm: nn.Module, converted: dict, calibration: Any, batch: Any
 ) -> None:
-    from spikingjelly.activation_based import ann2snn
-
-    from mbe_plugin import MBERecipe
-
+    ModuleConverter = offered("spikingjelly.activation_based.ann2snn", "ModuleConverter")
     before = {name: tensor.clone() for name, tensor in minilm.state_dict().items()}
-    recipe = MBERecipe(calibration, MBEConfig(time_steps=8))
-    snn = ann2snn.ModuleConverter(recipe).convert(minilm)
+    recipe = mbe_plugin.MBERecipe(calibration, MBEConfig(time_steps=8))
+    snn = ModuleConverter(recipe).convert(minilm)
     assert isinstance(snn, type(minilm))
     inputs = batch(*EVALUATION[:4])
     assert_same_bits(hidden(snn, inputs), hidden(converted[8], inputs))
