@@ -278,7 +278,8 @@ def test_a_mask_that_is_added() -> None:
     torch.testing.assert_close(in_mode(snn, "m", as_sequence(x, T), mask=as_sequence(mask, T)).sum(0), want)
 
 
-def test_a_forward_that_writes_into_its_input_and_into_what_neurons_send() -> None:
+@pytest.mark.parametrize("own", [2, T])
+def test_a_forward_that_writes_into_its_input_and_into_what_neurons_send(own: int) -> None:
     def writing(m: Calling, x: Tensor) -> Tensor:
         membrane = m.fc(x)
         y = torch.tanh(membrane)
@@ -288,10 +289,13 @@ def test_a_forward_that_writes_into_its_input_and_into_what_neurons_send() -> No
             x.neg_()
         return y.add_(x)
 
-    snn, x = convert(Inside(writing).eval(), [tokens()], SMALL), tokens(seed=3)
+    config = MBEConfig(time_steps=T, sites=(("*tanh*", {"time_steps": own}),))
+    snn, x = convert(Inside(writing).eval(), [tokens()], config), tokens(seed=3)
     snn.body["inner"].negates = True
     want, given = in_mode(snn, "s", x.clone()), as_sequence(x, T)
-    torch.testing.assert_close(in_mode(snn, "m", given).sum(0), want)
+    found = in_mode(snn, "m", given)
+    torch.testing.assert_close(found.sum(0), want)
+    assert not found[own:].any(), "what was written in one run is not there in the next"
     assert torch.equal(given, as_sequence(x, T))
 
 
@@ -406,6 +410,14 @@ def test_counters_and_hooks_see_each_neuron_once() -> None:
     assert counters == counters_m
     assert all(torch.equal(a, b) for a, b in zip(calls, calls_m, strict=True))
     assert all(torch.equal(counts[k], counts_m[k]) for k in counts | counts_m)
+
+
+def test_a_call_costs_one_forward_more_than_it_has_steps() -> None:
+    """Hooks on modules that are no neurons see every one, and the last is not the complete one."""
+    snn, calls = stepping(Perceptron(), tokens()), []
+    snn.up.register_forward_hook(lambda *_: calls.append(1))
+    in_mode(snn, "m", as_sequence(tokens(seed=3), T))
+    assert len(calls) == T + 1
 
 
 def test_instruments_run_a_network_in_single_steps() -> None:

@@ -17,7 +17,7 @@ from networks import WIDTH, tokens, transformer
 from spikingjelly.activation_based import base, functional, layer, monitor, neuron, surrogate
 from torch import Tensor, nn
 
-from mbe_plugin import MBEConfig, MBENode, Tables, as_sequence, convert, count_spikes, fit
+from mbe_plugin import MBEConfig, MBENode, Tables, as_sequence, convert, count_spikes, fit, record
 from mbe_plugin.operators import CalibratedNode
 
 T, CLASSES = 4, 3
@@ -349,6 +349,22 @@ def test_output_monitor_on_neurons_records_decoded_values(mode: str) -> None:
     snn.step_mode = "s"
     snn(x)
     assert not outputs.records
+
+
+@pytest.mark.parametrize("mode", ["s", "m"])
+@pytest.mark.parametrize("scale", ["element", "token", "channel", "tensor"])
+def test_recorded_trains_are_what_the_monitors_saw(scale: Any, mode: str) -> None:
+    """The page's table: decoded values, weighted spikes, binary spikes."""
+    snn, x = converted_block(MBEConfig(time_steps=T, scale=scale)), torch.randn(5, WIDTH)
+    functional.set_step_mode(snn, mode)
+    outputs = monitor.OutputMonitor(snn, MBENode)
+    with torch.no_grad(), record(snn, trains=True) as recorded:
+        snn(x if mode == "s" else as_sequence(x, T))
+    for name in outputs.monitored_layers:
+        m, (decoded,) = snn.get_submodule(name), outputs[name]
+        (train,) = recorded.neurons[m.site, m.role].trains
+        assert train.spikes().shape == (T, m.bases, *decoded.shape)
+        torch.testing.assert_close(train.weighted().sum(0), decoded)
 
 
 def test_output_monitor_on_a_converted_network_records_its_sequence() -> None:
