@@ -352,6 +352,10 @@ def _differentiable(work: Tensor) -> bool:
 def _traceable(fire: steps.Fire) -> steps.Fire:
     """The same spikes and gradient without an autograd.Function, which dynamo cannot trace with a symbolic slope."""
     parameters = getattr(fire, "_sg_params", None)
+    if parameters is None and isinstance(fire, surrogate.Sigmoid | surrogate.ATan):
+        parameters = {
+            "alpha": fire.alpha
+        }  # SpikingJelly 0.0.0.0.14 keeps no dictionary, and not every primitive is finite
     if parameters is None or not getattr(fire, "spiking", False):
         return fire
 
