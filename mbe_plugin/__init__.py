@@ -87,9 +87,12 @@ _NAMES = {
     "recording": "Recording SpikeCounts count_spikes record",
 }
 _HOME = {name: room for room, names in _NAMES.items() for name in names.split()}
+_MODULES = ("snntorch",)  # short imports of hosts
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"mbe_plugin.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'mbe_plugin' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"mbe_plugin.{_HOME[name]}"), name)
@@ -98,4 +101,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_MODULES})

@@ -54,9 +54,9 @@ class MBENode(base.MemoryModule):
 
     ``backend`` is 'torch'; in step_mode 'm' 'cupy' is listed beside it (``supported_backends``), on every host.
 
-    Raises TypeError for an input that is not a floating tensor, ValueError for a wrong leading dimension
-    in mode 'm', for an unknown reduction, simulation or gradient, and for 'slope' with tables that are not halving,
-    BackendError for a backend that cannot be chosen.
+    Raises TypeError for an input that is not a floating tensor and for tables of another type, ValueError for a wrong
+    leading dimension in mode 'm', for an unknown reduction, simulation or gradient, and for 'slope' with tables that are
+    not halving, BackendError for a backend that cannot be chosen.
     """
 
     _backend = "torch"
@@ -80,6 +80,11 @@ class MBENode(base.MemoryModule):
         gradient: Gradient = "surrogate",
     ) -> None:
         super().__init__()
+        if not isinstance(tables, Tables):
+            raise TypeError(
+                f"an MBE neuron is made of mbe_plugin.Tables, got {type(tables).__name__}; "
+                "the neuron of a Fit is fit.node()"
+            )
         if reduction not in REDUCTIONS:
             raise ValueError(f"reduction must be one of {sorted(REDUCTIONS)}, got {reduction!r}")
         for name, value in tables.as_dict().items():
@@ -175,6 +180,12 @@ class MBENode(base.MemoryModule):
                 f"step_mode 'm' takes [T, ...] with T = {self.time_steps}, got {list(x_seq.shape)}"
             )
         return self.weighted_spikes(x_seq.sum(0))
+
+    def functional_forward(
+        self, inputs: tuple[Tensor, ...], states: tuple[object, ...], **kwargs: object
+    ) -> tuple[tuple[Tensor, ...], tuple[object, ...]]:
+        """The host's transition (inputs, states) -> (outputs, states), in either mode; an MBE neuron has no states."""
+        return (self.forward(*inputs, **kwargs),), states
 
     def weighted_spikes(self, x: Tensor) -> Tensor:
         """Weighted spikes [T, ...] that x [...] causes; their sum over time is the decoded value."""
@@ -366,6 +377,10 @@ def _differentiable(work: Tensor) -> bool:
 def _traceable(fire: steps.Fire) -> steps.Fire:
     """The same spikes and gradient without an autograd.Function, which dynamo cannot trace with a symbolic slope."""
     parameters = getattr(fire, "_sg_params", None)
+    if parameters is None and isinstance(fire, surrogate.Sigmoid | surrogate.ATan):
+        parameters = {
+            "alpha": fire.alpha
+        }  # SpikingJelly 0.0.0.0.14 keeps no dictionary, and not every primitive is finite
     if parameters is None or not getattr(fire, "spiking", False):
         return fire
 

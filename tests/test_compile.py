@@ -8,6 +8,7 @@ import pytest
 import torch
 from models.zoo import scaled, text, transformers_zoo, vision_zoo
 from networks import Calling, Inside, tokens, transformer
+from spikingjelly.activation_based import surrogate
 from torch import Tensor, nn
 
 import mbe_plugin
@@ -104,6 +105,18 @@ def test_training_with_dynamic_shapes() -> None:
         found.append([p.grad.clone() for p in snn.parameters() if p.grad is not None])
     for wanted, got in zip(*found, strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5 * wanted.abs().max().item())
+
+
+@pytest.mark.parametrize("name", ["Sigmoid", "ATan", "LogTailedReLU"])
+def test_surrogates_of_either_host(name: str) -> None:
+    node = fit("gelu", time_steps=4, bases=8).node()
+    node.surrogate_function = getattr(surrogate, name)()
+    x = torch.randn(30).requires_grad_()
+    torch._dynamo.reset()
+    # with everything dynamic the slope is a symbol, which not every surrogate of the hosts stands
+    y = torch.compile(node, backend="eager", dynamic=True if name != "LogTailedReLU" else None)(x)
+    assert torch.equal(y, node(x))
+    torch.testing.assert_close(torch.autograd.grad(y.sum(), x)[0], torch.autograd.grad(node(x).sum(), x)[0])
 
 
 def test_a_graph_break_inside_is_an_error() -> None:

@@ -16,6 +16,7 @@ MAY_IMPORT = {
     "neuron": set(),
     "kernels": {"neuron", "errors"},
     "node": {"kernels", "neuron"},
+    "stepped": {"node", "kernels", "neuron"},
     "fitting": {"node", "kernels", "neuron"},
     "config": {"neuron"},
     "operators": {"fitting", "node", "kernels", "neuron", "errors"},
@@ -32,7 +33,19 @@ MAY_IMPORT = {
         "config",
         "errors",
     },
-    "hosts": {"conversion", "recording", "fitting", "node", "neuron", "config", "errors"},
+    "hosts": {
+        "conversion",
+        "recording",
+        "operators",
+        "fitting",
+        "stepped",
+        "node",
+        "kernels",
+        "neuron",
+        "config",
+        "errors",
+    },
+    "snntorch": {"hosts"},  # a user's short import
     "env": {"hosts", "kernels"},
 }
 # the rooms within conversion: what a forward means knows nothing of how it is followed; the stages use both

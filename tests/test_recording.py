@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from networks import WIDTH, Calling, tokens, transformer
+from spikingjelly.activation_based import functional
 from torch import Tensor, nn
 
 import mbe_plugin
@@ -336,6 +337,19 @@ def test_counting_waits_for_no_device() -> None:
                 rec = mbe_plugin.Recording()
                 _listener(rec, Lock(), node, False, most)(x, x > 0, shared)
                 assert rec.neurons[node.site, node.role].counts.device.type == "meta"
+
+
+def test_step_mode_m_sends_the_same_events() -> None:
+    snn = convert(transformer(depth=1), [tokens()], CONFIGS["routed"])
+    with torch.no_grad(), record(snn, trains=True) as wanted:
+        snn(tokens())
+    functional.set_step_mode(snn, "m")
+    with torch.no_grad(), record(snn, trains=True) as rec:
+        snn(mbe_plugin.as_sequence(tokens(), 6))
+    assert list(rec.neurons) == list(wanted.neurons)
+    for key, neuron in rec.neurons.items():
+        assert torch.equal(neuron.counts, wanted.neurons[key].counts)
+        assert torch.equal(neuron.trains[0].weighted(), wanted.neurons[key].trains[0].weighted())
 
 
 def test_a_part_of_a_larger_network_is_recorded_too(snn: nn.Module) -> None:

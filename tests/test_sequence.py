@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from models.zoo import scaled, transformers_zoo, vision_zoo
 from networks import WIDTH, Calling, Inside, tokens, transformer
 from sentences import CALIBRATION, EVALUATION
-from spikingjelly.activation_based import base, functional, layer
+from spikingjelly.activation_based import base, functional, layer, neuron
 from torch import Tensor, nn
 
 from mbe_plugin import (
@@ -278,7 +278,8 @@ def test_a_mask_that_is_added() -> None:
     torch.testing.assert_close(in_mode(snn, "m", as_sequence(x, T), mask=as_sequence(mask, T)).sum(0), want)
 
 
-def test_a_forward_that_writes_into_its_input_and_into_what_neurons_send() -> None:
+@pytest.mark.parametrize("own", [2, T])
+def test_a_forward_that_writes_into_its_input_and_into_what_neurons_send(own: int) -> None:
     def writing(m: Calling, x: Tensor) -> Tensor:
         membrane = m.fc(x)
         y = torch.tanh(membrane)
@@ -288,10 +289,13 @@ def test_a_forward_that_writes_into_its_input_and_into_what_neurons_send() -> No
             x.neg_()
         return y.add_(x)
 
-    snn, x = convert(Inside(writing).eval(), [tokens()], SMALL), tokens(seed=3)
+    config = MBEConfig(time_steps=T, sites=(("*tanh*", {"time_steps": own}),))
+    snn, x = convert(Inside(writing).eval(), [tokens()], config), tokens(seed=3)
     snn.body["inner"].negates = True
     want, given = in_mode(snn, "s", x.clone()), as_sequence(x, T)
-    torch.testing.assert_close(in_mode(snn, "m", given).sum(0), want)
+    found = in_mode(snn, "m", given)
+    torch.testing.assert_close(found.sum(0), want)
+    assert not found[own:].any(), "what was written in one run is not there in the next"
     assert torch.equal(given, as_sequence(x, T))
 
 
@@ -408,6 +412,14 @@ def test_counters_and_hooks_see_each_neuron_once() -> None:
     assert all(torch.equal(counts[k], counts_m[k]) for k in counts | counts_m)
 
 
+def test_a_call_costs_one_forward_more_than_it_has_steps() -> None:
+    """Hooks on modules that are no neurons see every one, and the last is not the complete one."""
+    snn, calls = stepping(Perceptron(), tokens()), []
+    snn.up.register_forward_hook(lambda *_: calls.append(1))
+    in_mode(snn, "m", as_sequence(tokens(seed=3), T))
+    assert len(calls) == T + 1
+
+
 def test_instruments_run_a_network_in_single_steps() -> None:
     model, snn = transformer(), convert(transformer(), [tokens()], SMALL)
     want = locate_error(snn, model, tokens())
@@ -425,6 +437,20 @@ def test_random_numbers_are_the_same_in_all_runs() -> None:
     assert torch.equal(torch.rand(3), following)
     torch.testing.assert_close(sequence.sum(0), want)
     assert not sequence[:, want == 0].any(), "an element that is dropped is dropped in every run"
+
+
+def test_neurons_of_the_host_inside_begin_every_run_with_the_same_membrane() -> None:
+    """A model may hold LIF neurons, which stay as they are: one call is one of their steps in either mode."""
+    model = nn.Sequential(nn.Linear(WIDTH, WIDTH), neuron.LIFNode(), nn.Linear(WIDTH, WIDTH), nn.GELU())
+    snn, x = convert(model.eval(), [tokens()], SMALL), 4 * tokens()
+    found = {}
+    for mode, given in (("s", x), ("m", as_sequence(x, T))):
+        functional.reset_net(snn)
+        outputs = [in_mode(snn, mode, given) for _ in range(3)]
+        found[mode] = [y if mode == "s" else y.sum(0) for y in outputs]
+    for wanted, got in zip(*found.values(), strict=True):
+        torch.testing.assert_close(got, wanted)
+    assert not torch.equal(found["s"][0], found["s"][1])
 
 
 def test_many_threads_one_of_them_in_steps() -> None:

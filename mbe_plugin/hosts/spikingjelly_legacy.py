@@ -11,7 +11,6 @@ from torch import nn
 
 from mbe_plugin.config import MBEConfig
 from mbe_plugin.conversion import Calibration, convert
-from mbe_plugin.conversion.batches import device_of
 from mbe_plugin.conversion.network import copy_of
 from mbe_plugin.hosts.features import has_dataloader_converter
 
@@ -63,10 +62,10 @@ class MBEConverter(ann2snn.Converter):
 
     def forward(self, ann: nn.Module) -> nn.Module:
         """The spiking network."""
-        if self.device is None or torch.device(self.device) == device_of(ann):
+        if self.device is None:
             return convert(ann, self.dataloader, self.config, progress=True)
-        moved = copy_of(ann).to(self.device)
-        return convert(moved, self.dataloader, self.config, copy=False, progress=True)
+        there = copy_of(ann).to(self.device)
+        return convert(there, self.dataloader, self.config, copy=False, progress=True)
 
 
 def _refuse_other_than_default(name: str, value: Any) -> None:

@@ -21,16 +21,33 @@ def heaviside(v: Tensor) -> Tensor:
     return (v >= 0).to(v.dtype)
 
 
+def membrane_of(x: Tensor, row: int | Tensor, p: Prepared) -> Tensor:
+    """u[0] of basis ``row`` for reduced inputs x."""
+    return p.gain[row] * (x - p.offset[row])
+
+
+def step(
+    membrane: Tensor, t: int, row: int | Tensor, p: Prepared, fire: Fire = heaviside
+) -> tuple[Tensor, Tensor]:
+    """s[t] and u[t + 1] from u[t]."""
+    spike = fire(membrane - p.threshold[t][row])
+    return spike, membrane - spike * p.reset[t][row]
+
+
+def weigh(spike: Tensor, t: int, row: int | Tensor, p: Prepared) -> Tensor:
+    """What a spike at step t adds to the read-out."""
+    return p.weight[row] * (spike * p.intensity[t][row])
+
+
 def trains(x: Tensor, p: Prepared, fire: Fire = heaviside) -> Iterator[tuple[int, list[Tensor]]]:
     """For each place in a bank, the T spike tensors (shape of x) of the driven basis."""
     bank = p.bank(x)
     for place in range(p.bases_per_bank):
         row = p.rows(bank, place)
-        membrane = p.gain[row] * (x - p.offset[row])
+        membrane = membrane_of(x, row, p)
         spikes = []
         for t in range(p.time_steps):
-            spike = fire(membrane - p.threshold[t][row])
-            membrane = membrane - spike * p.reset[t][row]
+            spike, membrane = step(membrane, t, row, p, fire)
             spikes.append(spike)
         yield place, spikes
 
@@ -55,7 +72,7 @@ def weighted_sequence(x: Tensor, p: Prepared, fire: Fire = heaviside) -> Tensor:
     for place, spikes in trains(x, p, fire):
         row = p.rows(bank, place)
         for t, spike in enumerate(spikes):
-            sequence[t] = sequence[t] + p.weight[row] * (spike * p.intensity[t][row])
+            sequence[t] = sequence[t] + weigh(spike, t, row, p)
     sequence[0] = sequence[0] + (p.bias[0] if bank is None else p.bias[bank])
     return torch.stack(sequence)
 

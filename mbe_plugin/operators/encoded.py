@@ -50,8 +50,8 @@ class Memo:
 def _encoded(encoder: nn.Module, x: Tensor, dim: int) -> Tensor:
     """encoder(x, dim); of complex numbers the real and the imaginary parts, each by a train of its own."""
     if not x.is_complex():
-        return encoder(x, dim)
-    parts = encoder(as_real(x), dim if dim >= 0 else dim - 1)
+        return encoder(x, dim=dim)
+    parts = encoder(as_real(x), dim=dim if dim >= 0 else dim - 1)
     return torch.view_as_complex(parts.contiguous())
 
 

@@ -31,7 +31,7 @@ class Normalization(SpikingOperator):
         work = x.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
         if self.centered:
             work = work - work.mean(dim=list(dims), keepdim=True)
-        deviation = self.deviation(work, dims[-1])
+        deviation = self.deviation(work, dim=dims[-1])
         variance = (deviation * deviation).mean(dim=list(dims), keepdim=True)
         return deviation * self.rsqrt(variance + eps)
 

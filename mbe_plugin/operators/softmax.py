@@ -119,7 +119,7 @@ class Attention(SpikingOperator):
 
 
 def _encode(encoder: nn.Module, x: Tensor, dim: int) -> Tensor:
-    return x if isinstance(encoder, nn.Identity) else encoder(x, dim)
+    return x if isinstance(encoder, nn.Identity) else encoder(x, dim=dim)
 
 
 def _masked(scores: Tensor, mask: Tensor | None, is_causal: bool, first: int) -> Tensor:

@@ -146,7 +146,7 @@ def test_and_hears_why_not_in_mode_m(caplog: pytest.LogCaptureFixture, without_c
 
 
 def test_a_converted_network(caplog: pytest.LogCaptureFixture, without_cupy: None) -> None:
-    snn = mbe_plugin.convert(transformer(), [tokens(2, 5, WIDTH)], mbe_plugin.MBEConfig(time_steps=4))
+    snn = mbe_plugin.convert(transformer(), [tokens(2, 5, WIDTH)], mbe_plugin.MBEConfig(bases=8))
     x = tokens(2, 5, WIDTH, seed=2)
     want = snn(x)
     set_backend(snn, "cupy")

@@ -66,8 +66,7 @@ def _in_steps(
         return enter(_router(), sites, module, method, names, call, args, kwargs)
 
     in_steps = torch.compiler.disable(run_in_steps) if torch.compiler.is_compiling() else run_in_steps
-    device = next(module.buffers()).device  # the neurons' at least
-    return in_steps(run, names, args, kwargs, time_steps, device)
+    return in_steps(module, run, names, args, kwargs, time_steps)
 
 
 def enter(

@@ -16,6 +16,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
+from spikingjelly.activation_based import base
 from torch import Tensor, nn
 
 from mbe_plugin.conversion.following.sequences import Outputs, Run, SummedCall, other_way
@@ -27,20 +28,15 @@ _CALL = "_mbe_call"  # the attribute of a leaf that holds the number of the neur
 
 
 def run_in_steps(
-    run: Run,
-    names: tuple[str, ...],
-    args: tuple,
-    kwargs: dict[str, Any],
-    time_steps: int,
-    device: torch.device,
+    network: nn.Module, run: Run, names: tuple[str, ...], args: tuple, kwargs: dict[str, Any], time_steps: int
 ) -> Any:
-    """What run(args, kwargs) returns in step mode 'm': a sequence [T, ...] for each tensor of its output.
+    """What run(args, kwargs), a call of network, returns in step mode 'm': a sequence [T, ...] for each of its tensors.
 
     names: of the arguments. Gradients go through the weighted spikes of the last neurons to all that the complete run
     depends on. Raises SummedCall's errors, and ConversionError for a forward that has no such sequence.
     """
     with _outside_inference():
-        call, again = SummedCall(names, args, kwargs, time_steps), _Again(device)
+        call, again = SummedCall(names, args, kwargs, time_steps), _Again(network)
 
         def once(stand_in: StandIn) -> Any:
             with calls_taken_by(stand_in):
@@ -78,21 +74,30 @@ def _outside_inference() -> Iterator[None]:
 
 
 class _Again:
-    """Random numbers begin as they did when this was made, while a ``with`` block lasts, and go on as before after it."""
+    """What a run changes begins as it was when this was made, while a ``with`` block lasts, and goes on after it as before.
 
-    def __init__(self, device: torch.device) -> None:
+    Random numbers, and the memories of the host's modules, such as the membranes of LIF neurons in the model.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        device = next(network.buffers()).device  # the neurons' at least
         self.other = None if device.type == "cpu" else device
+        memories = [m for m in network.modules() if isinstance(m, base.MemoryModule)]
+        self.stateful = [m for m in memories if m._memories]
         self.states = self._states()
 
-    def _states(self) -> tuple[Tensor, Tensor | None]:
+    def _states(self) -> tuple[Tensor, Tensor | None, list[dict[str, Any]]]:
+        memories = [dict(m._memories) for m in self.stateful]
         if self.other is None:
-            return torch.get_rng_state(), None
-        return torch.get_rng_state(), torch.get_device_module(self.other).get_rng_state(self.other)
+            return torch.get_rng_state(), None, memories
+        return torch.get_rng_state(), torch.get_device_module(self.other).get_rng_state(self.other), memories
 
-    def _set(self, states: tuple[Tensor, Tensor | None]) -> None:
+    def _set(self, states: tuple[Tensor, Tensor | None, list[dict[str, Any]]]) -> None:
         torch.set_rng_state(states[0])
         if self.other is not None:
             torch.get_device_module(self.other).set_rng_state(states[1], self.other)
+        for module, memories in zip(self.stateful, states[2], strict=True):
+            module._memories.update(memories)
 
     def __enter__(self) -> None:
         self.before = self._states()
