@@ -78,7 +78,7 @@ class Energy:
         """The share and the two energies, with all that they hold for."""
         lines = [
             f"energy: {self.share:.2%} of the ANN's (accounting {self.accounting!r}, baseline {self.baseline}): SNN "
-            f"{self.snn:,.0f} pJ, ANN {self.ann:,.0f} pJ",
+            f"{_readable(self.snn)} pJ, ANN {_readable(self.ann)} pJ",
             f"{self.accounting}: {ACCOUNTINGS[self.accounting]}",
             f"costs: {self.source}",
         ]
@@ -128,17 +128,21 @@ class Energy:
             (
                 kind,
                 f"{by_kind[kind].ann_operations:,}",
-                f"{by_kind[kind].ann:,.0f}",
+                _readable(by_kind[kind].ann),
                 f"{by_kind[kind].snn_operations:,}",
-                f"{by_kind[kind].snn:,.0f}",
+                _readable(by_kind[kind].snn),
             )
             for kind in KINDS
             if kind in by_kind
         ]
-        return [*rows, ("all", "", f"{self.ann:,.0f}", "", f"{self.snn:,.0f}")]
+        return [*rows, ("all", "", _readable(self.ann), "", _readable(self.snn))]
 
 
 _HEADER = ("operation", "ANN", "ANN, pJ", "SNN", "SNN, pJ")
+
+
+def _readable(energy: float) -> str:
+    return f"{energy:,.2f}" if energy < 1000 else f"{energy:,.0f}"
 
 
 def _priced(operations: By, costs: dict[str, float]) -> float:
