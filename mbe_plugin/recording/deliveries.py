@@ -94,13 +94,18 @@ class Deliveries:
 class Ledger:
     """Who is told of what happens in a forward, in whichever thread; nothing is done with it here.
 
-    everything: whether not of deliveries alone.
+    everything: whether not of deliveries alone. stands_for: whether the dispatch modes around the forward, such as a
+    host's counters, see what ``finished`` calls in place of what an operator computes to simulate its neurons.
     """
 
     everything = False
+    stands_for = False
 
     def delivered(self, operator: SpikingOperator, delivery: Delivery) -> None:
         """Events have met synapses."""
+
+    def finished(self, operator: SpikingOperator) -> None:
+        """All that one call of an operator delivers has been told; called under the modes around the forward."""
 
     def called(self, call: SiteCall) -> None:
         """A site has been reached."""

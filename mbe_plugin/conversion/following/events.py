@@ -7,9 +7,11 @@ same functions that move it (moving.py); inside an operator they are followed by
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 from mbe_plugin.conversion.following.dense import site_call, unit_call
 from mbe_plugin.conversion.following.frames import Frame
@@ -91,12 +93,15 @@ class Following(Router):
             inside.take(operands[name], getattr(operands[name], _ATTRIBUTE, None), name)
         if self._shared_train is not None and self._shared_train[0] is self.memo.output:
             inside.take(*self._shared_train)
-        with calls_taken_by(inside), inside:
+        hidden = any(ledger.stands_for for ledger in self.ledgers)
+        with _disable_current_modes() if hidden else nullcontext(), calls_taken_by(inside), inside:
             out = super().run(site, operator, operands, run, exact)
         if isinstance(operator, EncodedCall) and self.memo.output is not None:
             encoded = inside.of(self.memo.output)
             self._shared_train = None if encoded is None else (self.memo.output, encoded)
         self._latest = inside.emitted(out)
+        for ledger in self.ledgers:
+            ledger.finished(operator)
         if self._latest is not None:
             setattr(out, _ATTRIBUTE, self._latest)
         return out
