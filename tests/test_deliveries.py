@@ -401,3 +401,53 @@ def test_step_mode_m_delivers_what_one_forward_delivers() -> None:
             snn(x)
         found.append({k: (d.spikes, d.side) for k, d in (rec.deliveries or {}).items()})
     assert found[0] == found[1]
+
+
+def test_powers_and_quotients() -> None:
+    """x^3 is a product of three trains, one after the other; a / b with a constant a is the read-out of 1/b."""
+
+    def forward(m: Calling, x: Tensor) -> Tensor:
+        return torch.pow(x, 3) + 2.0 / (x.square() + 1) + x / (x.abs() + 1)
+
+    x = with_zeros(3, WIDTH)
+    snn = convert(Calling(forward), [x], MBEConfig(time_steps=5))
+    deliveries, sent = counted(snn, x)
+    cube, square = sent["(root):pow(3)", "neuron"], sent["(root):square", "neuron"]
+    pairs, triples = both(lambda c: c * c, cube), both(lambda c: c * c * c, cube)
+    found = deliveries["(root):pow(3)", "mul"]
+    assert (found.spikes, found.side) == plus(pairs, triples)
+    found = deliveries["(root):square", "mul"]
+    assert (found.spikes, found.side) == plus(both(lambda c: c * c, square))
+    inverse = sent["(root):div(w,a)", "reciprocal"]
+    found = deliveries["(root):div(w,a)", "read-out"]
+    assert (found.spikes, found.side) == plus(both(lambda c: c, inverse))
+    numerator, inverse = (sent["(root):div(a,a)", role] for role in ("numerator", "reciprocal"))
+    found = deliveries["(root):div(a,a)", "mul"]
+    assert (found.spikes, found.side) == plus(both(torch.mul, numerator, inverse))
+
+
+@pytest.mark.parametrize("function", [torch.log, torch.sin])
+def test_what_is_sent_beside_every_train_of_a_logarithm_and_a_sine(function: Callable[..., Tensor]) -> None:
+    """The exponent of the input, the sign of the half turn; what takes no part sends nothing."""
+    x = with_zeros(3, WIDTH).abs() * 4
+    snn = convert(Calling(lambda m, x: m.fc(function(x + 1))), [x])
+    with torch.no_grad(), record(snn, deliveries=True) as rec:
+        snn(x - 1)  # for the logarithm, some of 0 and below
+    assert rec.deliveries is not None
+    [found] = [d for (_, role), d in rec.deliveries.items() if role == "read-out"]
+    [neuron] = [n for (site, _), n in rec.neurons.items() if not site.startswith("fc")]
+    assert found.side == neuron.elements == (int((x > 0).sum()) if function is torch.log else x.numel())
+    assert found.spikes == neuron.total
+
+
+def test_complex_numbers_are_refused_by_name() -> None:
+    weight = torch.randn(WIDTH, 2, dtype=torch.complex64)
+    x = with_zeros(3, WIDTH)
+    snn = convert(Calling(lambda m, x: (torch.complex(x, -x) @ weight).real), [x])
+    with (
+        pytest.raises(
+            ConversionError, match=r"\(root\):matmul\(a,w\): the events of its operands could not be followed"
+        ),
+        record(snn, deliveries=True),
+    ):
+        snn(x)

@@ -55,8 +55,8 @@ _COMPARISONS = frozenset(
 _POOLS = frozenset("avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d".split())
 _FREE = frozenset(
     "where masked_fill cat stack concat pad setitem copy neg zero fill isnan isfinite any all tril triu get "
-    "logical_and logical_or logical_not and or invert xor bool item tolist dim size numel is_complex embedding "
-    "detach requires_grad full_like iter len set is_floating_point".split()
+    "logical_and logical_or logical_not and or invert xor bool embedding "
+    "detach requires_grad zeros ones full empty arange zeros_like ones_like full_like empty_like".split()
 )
 
 

@@ -20,6 +20,7 @@ from mbe_plugin.conversion.following.moving import looking, moved
 from mbe_plugin.conversion.following.walk import Router
 from mbe_plugin.conversion.marks import is_activation, tensors_of
 from mbe_plugin.conversion.vocabulary.rules import Call, Rule, Spelling
+from mbe_plugin.errors import ConversionError
 from mbe_plugin.operators import Attention, EncodedCall, SpikingOperator
 from mbe_plugin.operators.calls import CALLS, calls_taken_by
 from mbe_plugin.recording import Sent, SiteCall, open_ledgers
@@ -96,6 +97,11 @@ class Following(Router):
         hidden = any(ledger.stands_for for ledger in self.ledgers)
         with _disable_current_modes() if hidden else nullcontext(), calls_taken_by(inside), inside:
             out = super().run(site, operator, operands, run, exact)
+        if isinstance(operator, EncodedCall) and inside.silent:
+            raise ConversionError(
+                f"{site}: the events of its operands could not be followed to the product (complex numbers, say); record "
+                "without deliveries"
+            )
         if isinstance(operator, EncodedCall) and self.memo.output is not None:
             encoded = inside.of(self.memo.output)
             self._shared_train = None if encoded is None else (self.memo.output, encoded)

@@ -53,6 +53,7 @@ class Inside(TorchFunctionMode):
         self.site, self.operator, self.ledgers = site, operator, ledgers
         self._sent: dict[int, tuple[Tensor, Sent]] = {}  # the tensor too, so that its id stays its own
         self._last: Sent | None = None
+        self.silent = True  # nothing has been delivered yet
         self._before = CALLS.taken_by
 
     def take(self, tensor: Tensor, sent: Sent | None, name: str = "") -> None:
@@ -165,6 +166,7 @@ class Inside(TorchFunctionMode):
         self._tell(Delivery(function, spikes, events - spikes, 0, sent.bases))
 
     def _tell(self, delivery: Delivery) -> None:
+        self.silent = False
         for ledger in self.ledgers:
             ledger.delivered(self.operator, delivery)
 
