@@ -222,6 +222,11 @@ class MBENode(base.MemoryModule):
         """
         _check_floating(x)
         work = x.to(compute_dtype(x))
+        if self._takes_closed_form() and self._kept_bits is not None:
+            codes, normal = closed.identity_codes(work, self._kept_bits)
+            spoke = normal if where is None else normal & where
+            counts = closed.identity_spike_counts(codes, spoke, self.time_steps, self.bases)
+            return counts, torch.count_nonzero(spoke)
         reduced, exponent, active = self._split(work)
         sent = active if where is None else where if active is None else active & where
         kernel = closed if self._takes_closed_form() else steps
@@ -239,8 +244,8 @@ class MBENode(base.MemoryModule):
         _check_floating(x)
         work = x.to(compute_dtype(x))
         if self._takes_closed_form() and self._kept_bits is not None:
-            spikes, sent = closed.identity_spikes_per_element(work, self._kept_bits, self.time_steps)
-            side = sent
+            codes, sent = closed.identity_codes(work, self._kept_bits)
+            spikes, side = closed.ones_in(codes, self.time_steps), sent
         else:
             reduced, exponent, active = self._split(work)
             prepared = self._prepared(work)

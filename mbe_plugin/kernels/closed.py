@@ -46,11 +46,15 @@ def spike_counts(x: Tensor, p: Prepared, active: Tensor | None) -> Tensor:
         row = p.rows(bank, place)
         digits = code(x, p, row).to(torch.int64)
         rows = torch.full_like(digits, row) if isinstance(row, int) else row
-        if active is not None:
-            rows = torch.where(active, rows, bases)  # a row more, for what is not counted
-        found = _digit_counts(digits.reshape(-1), rows.reshape(-1), p.time_steps, bases + 1)
-        counts += found[:, :bases]
+        counts += code_counts(digits, rows, active, p.time_steps, bases)
     return counts
+
+
+def code_counts(digits: Tensor, rows: Tensor, active: Tensor | None, time_steps: int, bases: int) -> Tensor:
+    """How often each of the T binary digits is 1, per row, over the active elements: [T, N], int64."""
+    if active is not None:
+        rows = torch.where(active, rows, bases)  # a row more, for what is not counted
+    return _digit_counts(digits.reshape(-1), rows.reshape(-1), time_steps, bases + 1)[:, :bases]
 
 
 def spikes_per_element(x: Tensor, p: Prepared) -> Tensor:
@@ -58,11 +62,11 @@ def spikes_per_element(x: Tensor, p: Prepared) -> Tensor:
     bank = p.bank(x)
     total = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
     for place in range(p.bases_per_bank):
-        total += _ones_in(code(x, p, p.rows(bank, place)).to(torch.int32), p.time_steps)
+        total += ones_in(code(x, p, p.rows(bank, place)).to(torch.int32), p.time_steps)
     return total
 
 
-def _ones_in(digits: Tensor, time_steps: int) -> Tensor:
+def ones_in(digits: Tensor, time_steps: int) -> Tensor:
     """How many of the last T binary digits are 1, float32."""
     place = digits & ((1 << time_steps) - 1)  # NaN has become a number of any size
     return look_up(_ones_table(time_steps).to(digits.device), place)
@@ -105,12 +109,19 @@ def encode_identity(x: Tensor, kept_bits: int) -> Tensor:
     return torch.where(normal, coded.view(x.dtype), x * torch.finfo(x.dtype).tiny)
 
 
-def identity_spikes_per_element(x: Tensor, kept_bits: int, time_steps: int) -> tuple[Tensor, Tensor]:
-    """The spikes of each element of such an identity, float32, and whether it sends anything: no zero, no infinity."""
+def identity_codes(x: Tensor, kept_bits: int) -> tuple[Tensor, Tensor]:
+    """Sign, segment and T digits of such an identity as one integer, and whether it sends anything (zero does not)."""
     integer, mantissa, exponents = _FORMAT[x.dtype]
     bits = x.view(integer)
     normal = (bits + (1 << mantissa)).bitwise_and_((exponents - 1) << mantissa) != 0
-    return _ones_in(bits >> (mantissa - kept_bits), time_steps), normal
+    return bits >> (mantissa - kept_bits), normal
+
+
+def identity_spike_counts(codes: Tensor, sent: Tensor, time_steps: int, bases: int) -> Tensor:
+    """Spikes summed over the elements that are ``sent``, [T, N], int64, from the codes of such an identity."""
+    segments = bases // 2
+    rows = ((codes >> time_steps) & (segments - 1)) + (codes < 0) * segments
+    return code_counts(codes, rows, sent, time_steps, bases)
 
 
 _FORMAT = {
