@@ -17,6 +17,7 @@ from mbe_plugin.conversion.following.fan_out import arrivals, by_the_function
 from mbe_plugin.conversion.vocabulary.catalogue import RULES
 from mbe_plugin.conversion.vocabulary.rules import Call, MultilinearRule
 from mbe_plugin.operators import SharedScaleNode
+from mbe_plugin.recording import Ledger, told
 
 Roles = dict[str, Heard]
 
@@ -451,3 +452,32 @@ def test_complex_numbers_are_refused_by_name() -> None:
         record(snn, deliveries=True),
     ):
         snn(x)
+
+
+def test_no_counts_stay_on_the_tensors_of_the_caller() -> None:
+    """Nor are those of an earlier forward taken for this one's: a layer of its own reads them as a train."""
+    x = with_zeros(3, WIDTH)
+    snn = convert(nn.Sequential(nn.GELU(), nn.Linear(WIDTH, 2)), [x])
+    seen: list[Tensor] = []
+    snn[1].register_forward_pre_hook(lambda m, args: seen.append(args[0]))
+    with torch.no_grad(), record(snn, deliveries=True):
+        snn(x)
+        hidden = snn[0](x)
+        assert not [name for name in vars(hidden) if "sent" in name]
+        with pytest.raises(ConversionError, match="could not be followed to it"):
+            snn[1](seen[0])
+
+
+@pytest.mark.filterwarnings(
+    "ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"
+)  # torch's own
+def test_a_compiled_forward_is_refused() -> None:
+    snn = convert(nn.Sequential(nn.GELU()), [tokens()])
+    torch._dynamo.reset()
+    compiled = torch.compile(snn, backend="eager")
+    with torch.no_grad():
+        compiled(tokens())
+    message = "a compiled forward cannot be recorded"
+    for counting in (record(snn, deliveries=True), told(Ledger())):
+        with torch.no_grad(), counting, pytest.raises(torch._dynamo.exc.Unsupported, match=message):
+            compiled(tokens())

@@ -16,11 +16,9 @@ from mbe_plugin.conversion.following.stepping import run_in_steps
 from mbe_plugin.conversion.following.walk import Router, WatchedForward
 from mbe_plugin.conversion.marks import (
     ACTIVATION,
-    CONSTANT,
     enter_as,
     entered,
     holds_numbers,
-    mark,
     tensors_of,
 )
 from mbe_plugin.errors import ConversionError
@@ -47,7 +45,9 @@ def run_frame(
 
 def _router() -> Router:
     """A router; where somebody counts, one that follows events."""
-    return Following() if open_ledgers() and counts_now() else Router()
+    if torch.compiler.is_compiling() or not open_ledgers():
+        return Router()
+    return Following() if counts_now() else Router()
 
 
 def _in_steps(
@@ -93,8 +93,7 @@ def enter(
     finally:
         SLOT.mode = None
         mode.memo = Memo()
-    for _, tensor in tensors_of(out):
-        mark(tensor, CONSTANT)
+    mode.leave(out)
     if sites.notice is not None and not torch.compiler.is_compiling():
         sites.notice.check_device()
     return out

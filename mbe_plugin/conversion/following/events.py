@@ -40,13 +40,14 @@ class Following(Router):
         super().__init__()
         self.ledgers = open_ledgers()
         self.tells_everything = any(ledger.everything for ledger in self.ledgers)
+        self._own = object()  # counts of another forward are none
         self._shared_train: tuple[Tensor, Sent] | None = None  # of self.memo's output
         self._latest: Sent | None = None
 
     def ordinary(self, spelling: Spelling, func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
         """See WatchedForward; moves the counts, too."""
         before = args[0] if args else None
-        sent = getattr(before, _ATTRIBUTE, None)
+        sent = self._sent_by(before)
         counted = self.tells_everything and any(is_activation(t) for _, t in tensors_of((args, kwargs)))
         out = super().ordinary(spelling, func, args, kwargs)
         if counted and not spelling.moves and holds_tensors(out):
@@ -57,7 +58,7 @@ class Following(Router):
         if spelling.moves and sent is not None:
             with looking():
                 for tensor, of_it in moved(spelling, sent, args, kwargs, out):
-                    setattr(tensor, _ATTRIBUTE, of_it)
+                    self._keep(tensor, of_it)
         return out
 
     def at_site(self, rule: Rule, call: Call, label: str, exact: Callable[[], Any]) -> Any:
@@ -91,7 +92,7 @@ class Following(Router):
         """See Router."""
         inside = Inside(site, operator, self.ledgers)
         for name in _trains_read(operator):
-            inside.take(operands[name], getattr(operands[name], _ATTRIBUTE, None), name)
+            inside.take(operands[name], self._sent_by(operands[name]), name)
         if self._shared_train is not None and self._shared_train[0] is self.memo.output:
             inside.take(*self._shared_train)
         hidden = any(ledger.stands_for for ledger in self.ledgers)
@@ -108,14 +109,27 @@ class Following(Router):
         self._latest = inside.emitted(out)
         for ledger in self.ledgers:
             ledger.finished(operator)
-        if self._latest is not None:
-            setattr(out, _ATTRIBUTE, self._latest)
+        self._keep(out, self._latest)
         return out
+
+    def leave(self, out: Any) -> None:
+        """See WatchedForward; the counts stay behind, too."""
+        super().leave(out)
+        for _, tensor in tensors_of(out):
+            vars(tensor).pop(_ATTRIBUTE, None)
+
+    def _sent_by(self, value: Any) -> Sent | None:
+        owner, sent = getattr(value, _ATTRIBUTE, (None, None))
+        return sent if owner is self._own else None
+
+    def _keep(self, tensor: Any, sent: Sent | None) -> None:
+        if sent is not None:
+            setattr(tensor, _ATTRIBUTE, (self._own, sent))
 
     def _site(self, rule: Rule, call: Call, exact: Callable[[], Any]) -> Any:
         out = super()._site(rule, call, exact)
-        if call.target is not None and self._latest is not None:
-            setattr(out, _ATTRIBUTE, self._latest)
+        if call.target is not None:
+            self._keep(out, self._latest)
         return out
 
 

@@ -141,7 +141,7 @@ def _convolution(op: str, call: Call, counts: Counts) -> Tensor:
         image = counts["0"].reshape(-1, *x.shape[-places:]).sum(0, dtype=torch.float64)
     else:
         each = x.numel() // max(x.shape[-places:].numel(), 1)
-        image = torch.full(x.shape[-places:], float(each), dtype=torch.float64, device=x.device)
+        image = torch.full(x.shape[-places:], float(each), dtype=torch.float64)  # known without the device
     kernel = torch.ones((1, 1, *weight.shape[2:]), dtype=torch.float64, device=image.device)
     outputs = weight.shape[1] if transposed else weight.shape[0] // groups
     return _CONVOLUTIONS[op](image[None, None], kernel, **named).sum() * outputs

@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from mbe_plugin.conversion.following.frames import SLOT, UNIT, Frame, Refusal, inside_operator
 from mbe_plugin.conversion.marks import (
     ACTIVATION,
+    CONSTANT,
     enter_as,
     holds_numbers,
     is_activation,
@@ -28,8 +29,9 @@ from mbe_plugin.conversion.marks import (
 )
 from mbe_plugin.conversion.vocabulary.catalogue import ORDINARY, SPELLINGS
 from mbe_plugin.conversion.vocabulary.rules import Call, Rule, Spelling
-from mbe_plugin.errors import UnseenSiteError, UnsupportedOperatorError
+from mbe_plugin.errors import ConversionError, UnseenSiteError, UnsupportedOperatorError
 from mbe_plugin.operators import Memo, SpikingOperator
+from mbe_plugin.recording import open_ledgers
 
 
 class WatchedForward(TorchFunctionMode):
@@ -138,6 +140,11 @@ class WatchedForward(TorchFunctionMode):
         if not isinstance(x, Tensor) or not holds_numbers(x) or not self.looks_for_origins(frame):
             return False
         return self._begin(frame, UNIT, {"input": x}, list(frame.module.parameters(recurse=False)))
+
+    def leave(self, out: Any) -> None:
+        """Take away what the forward has hung on the tensors that it returns."""
+        for _, tensor in tensors_of(out):
+            mark(tensor, CONSTANT)
 
     def at_entry(self, frame: Frame, names: tuple[str, ...], args: tuple, kwargs: dict[str, Any]) -> None:
         """Called when a frame begins, with its parameters' names and its arguments."""
@@ -255,6 +262,10 @@ class Router(WatchedForward):
         exact: Callable[[], Any],
     ) -> Any:
         """The output of a site's operator, which is called by ``run``."""
+        if torch.compiler.is_compiling() and open_ledgers():
+            raise ConversionError(
+                "a compiled forward cannot be recorded; call the network that you passed to torch.compile"
+            )
         out = inside_operator(run)
         if self.watch is not None:
             inside_operator(lambda: self.watch(site, operator, out, exact))  # type: ignore[misc]  # not None here
