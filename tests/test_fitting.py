@@ -232,3 +232,22 @@ def test_a_step_in_a_very_wide_domain_is_not_passed_over(function: str, reach: f
     found = fit(function, (-reach, reach), 16, 64, samples=samples)
     assert found.errors_on(torch.linspace(-20, 20, 4001)).maximum < 0.01
     assert found.errors_on(samples).maximum < 0.01
+
+
+@pytest.mark.parametrize("function", ["silu", "gelu", "softplus"])
+@pytest.mark.parametrize("time_steps", [4, 12])
+def test_outliers_keep_their_relative_precision(function: str, time_steps: int) -> None:
+    """A few massive activations among ordinary ones: no segment is so wide that its lower end drowns in it."""
+    ordinary = torch.randn(8192, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    samples = torch.cat([ordinary, torch.tensor([37.0, 3000.0, 2e6], dtype=torch.float64)])
+    found = fit(function, (-1e6, 4e6), time_steps, 64, samples=samples)
+    x = torch.logspace(1.3, 6.6, 400, dtype=torch.float64)
+    errors = (found.node()(x.float()).double() - x).abs() / x  # each of them is the identity there
+    assert float(errors.max()) < 4 * 2.0**-time_steps
+    usual = (
+        (found.node()(ordinary.float()).double() - FUNCTIONS[function].scalar(ordinary))
+        .square()
+        .mean()
+        .sqrt()
+    )
+    assert float(usual) < 0.25 * 2.0**-time_steps
