@@ -14,7 +14,7 @@ POINTS = 4096
 PROBES = 2048
 WIDEST_STEP = 1 / 8
 FLAT = 1e-9  # of the span of f: nothing
-WIDE = 16.0  # samples beyond it are outliers of an activation function, which is a line or flat there
+WIDE = 128.0  # samples beyond it are outliers of an activation function, which is a line or flat there
 GOLDEN = (5**0.5 - 1) / 2  # its multiples fill the unit interval evenly
 
 
@@ -74,9 +74,10 @@ def focused_grid(
 
 
 def _octaves(low: float, high: float, points: int) -> Array:
-    """Borders from WIDE to either end of the domain, evenly many in each octave."""
-    ends = [end for end in (low, high) if abs(end) > WIDE]
-    return np.concatenate([np.sign(end) * np.geomspace(WIDE, abs(end), points) for end in ends])
+    """Borders from 1 to either end of the domain, evenly many in each octave."""
+    sides = [np.sign(end) * np.geomspace(1.0, abs(end), points) for end in (low, high) if abs(end) > 1]
+    inside = np.concatenate(sides)
+    return inside[(inside > low) & (inside < high)]
 
 
 def _probes(scalar: Callable[[Array], Array], low: float, high: float) -> Array:
