@@ -164,6 +164,11 @@ class MBENode(base.MemoryModule):
         """How many of the N bases can fire for one element."""
         return self.bases // self.bias.shape[0]
 
+    @property
+    def code(self) -> str:
+        """What a train spells: 'binary' digits, the time of a 'first_spike', or 'free' for other tables."""
+        return "first_spike" if self.first_spike else "binary" if self.halving else "free"
+
     def tables(self) -> Tables:
         """A copy of the neuron's tables on the CPU."""
         return Tables(**self._buffers_by_field(), mirrored=self.mirrored, octaves=self.octaves)

@@ -153,6 +153,7 @@ def _neurons_of(snn: nn.Module, conversion: Conversion) -> tuple[dict[str, Any],
                 "octaves": node.octaves,
                 "function": node.function,
                 "fit_error": node.fit_error,
+                "dead_zone": node.dead_zone,
                 "scale": node.scale,
                 "simulate": node.simulate,
                 "site": node.site,
@@ -187,7 +188,7 @@ def _node(key: str, d: dict[str, Any], buffers: dict[str, Tensor]) -> Calibrated
     else:
         node = CalibratedNode(tables, d["reduction"], low, high, d["function"], d["fit_error"])
     node.simulate, node.site, node.role = d["simulate"], d["site"], d["role"]
-    node.fit_error = d["fit_error"]
+    node.fit_error, node.dead_zone = d["fit_error"], d["dead_zone"]
     return node
 
 
