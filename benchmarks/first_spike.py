@@ -85,7 +85,7 @@ def measure(
     """Both networks of one setting."""
     sent = {"code": code, "scale": scale, "identity_bases": bases, "time_steps": time_steps}
     common = {"merge": False, "margin": 0.0}
-    roles = (*((f"*|{role}", sent) for role in IDENTITIES), ("*|encoders.*", {"dead_zone": tau}))
+    roles = (*((f"*|{role}", sent) for role in IDENTITIES), ("*:linear", {"dead_zone": tau}))
     only_linear = MBEConfig(**sent, **common, dead_zone=tau, include=("*:linear",))
     linear = mbe_plugin.convert(ann, recorded, only_linear)
     with mbe_plugin.record(linear) as found:

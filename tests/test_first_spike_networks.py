@@ -154,6 +154,26 @@ def test_gradients_go_straight_through() -> None:
     assert nn.functional.cosine_similarity(got.flatten(), want.flatten(), dim=0) > 0.99
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_it_compiles_to_one_graph_with_the_same_bits() -> None:
+    x = torch.randn(50, 4)
+    snn = linear(MBEConfig(code="first_spike", scale="channel", dead_zone=0.05), x)
+    torch._dynamo.reset()
+    with torch.no_grad():
+        compiled = torch.compile(snn, fullgraph=True, backend="aot_eager")
+        assert torch.equal(compiled(x), snn(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_in_other_dtypes_it_is_the_same_code(dtype: torch.dtype) -> None:
+    snn = linear(
+        MBEConfig(code="first_spike", identity_bases=8, margin=0.0), torch.tensor([[7.0, -7.9, 1.0]])
+    )
+    y = snn.to(dtype)(torch.tensor([[7.9, -4.0, 1.1]], dtype=dtype))
+    assert y.dtype == dtype
+    assert y.tolist() == [[7.5, -4.5, 1.125]]
+
+
 def test_it_comes_back_from_its_files(tmp_path: Path) -> None:
     model = transformer()
     snn = convert(model, [tokens()], MBEConfig(code="first_spike", sites=(("head*", {"scale": "channel"}),)))
