@@ -29,7 +29,7 @@ from examples.sentences import calibration_sentences, evaluation_sentences
 from mbe_plugin import MBEConfig
 
 COUNT_EVERY = 4  # spikes are counted on every fourth batch: counting costs as much as running
-AXES = ("family", "scale", "bases", "identity_bases", "merge", "linear_inputs", "margin")
+AXES = ("family", "code", "scale", "dead_zone", "bases", "identity_bases", "merge", "linear_inputs", "margin")
 
 # wanted of the default configuration: T -> minimum cosine, maximum error, spikes per token
 TARGETS: dict[int, tuple[float, float, float | None]] = {
@@ -208,7 +208,9 @@ def parse() -> argparse.Namespace:
     add = parser.add_argument
     add("--time-steps", type=int, nargs="+", default=[16, 8, 6, 4])
     add("--family", nargs="+", default=[default["family"]])
-    add("--scale", nargs="+", default=[default["scale"]], help="element, token, channel, tensor")
+    add("--code", nargs="+", default=[default["code"]], help="binary, first_spike")
+    add("--scale", nargs="+", default=[default["scale"]], help="auto, element, token, channel, tensor")
+    add("--dead-zone", type=float, nargs="+", default=[default["dead_zone"]])
     add("--bases", type=int, nargs="+", default=[default["bases"]])
     add("--identity-bases", type=int, nargs="+", default=[default["identity_bases"]])
     add("--merge", nargs="+", type=_truth, default=[default["merge"]], metavar="yes|no")

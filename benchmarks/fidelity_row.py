@@ -21,7 +21,9 @@ class Row:
     conversion_seconds: float
     time_ratio: float
     family: str
+    code: str
     scale: str
+    dead_zone: float
     bases: int
     identity_bases: int
     merge: bool

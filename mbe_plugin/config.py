@@ -11,12 +11,14 @@ from typing import Any, Literal, get_args
 from mbe_plugin.neuron.tables import check_bases, check_time_steps
 
 Family = Literal["routed", "published"]
-Scale = Literal["element", "token", "channel", "tensor"]
+Code = Literal["binary", "first_spike"]
+Scale = Literal["auto", "element", "token", "channel", "tensor"]
 LinearInputs = Literal["spiking", "analogue"]
 Simulation = Literal["closed", "steps"]
 Gradient = Literal["surrogate", "slope"]
 
-SITE_OVERRIDES = ("time_steps", "bases", "identity_bases", "scale")
+SITE_OVERRIDES = ("time_steps", "bases", "identity_bases", "code", "scale", "dead_zone")
+STATIC_SCALES: tuple[Scale, ...] = ("channel", "tensor")
 CONFIG_VERSION = 1
 
 
@@ -45,10 +47,15 @@ class MBEConfig:
     identity_bases: N of the identity neurons that encode operands; a power of two, at least 2 (one per sign).
     family: 'routed' (our extensions: one basis per element, chosen by sign, exponent and segment) or
     'published' (N parallel bases of the paper's five numbers; fixed ranges).
+    code: what an encoded activation's train spells: 'binary' (T binary digits) or 'first_spike' (at most one spike: its
+    time is the exponent, its basis the mantissa's leading log2(N / 2) bits; what is below 2^-T of the scale reads 0).
     scale: where the power-of-two scale of an encoded activation comes from: 'element' (the mantissa in T bits by
     spikes, the exponent sent beside it), 'token' (one exponent per row of the contracted dimension),
-    'channel' (calibrated, one per input feature of a linear layer; products of activations take 'token') or
-    'tensor' (calibrated, one).
+    'channel' (calibrated, one per input feature of a linear layer; products of activations take 'token', in the
+    first-spike code 'tensor') or 'tensor' (calibrated, one). 'auto' is 'element' for the binary code; for the first-spike
+    code, which sends no exponent, 'tensor'.
+    dead_zone: of an encoded activation, values smaller than this share of the root mean square that calibration saw there
+    send nothing, neither spike nor exponent, and read 0.
     linear_inputs: 'spiking', or 'analogue' to leave the inputs of linear layers, convolutions and Fourier transforms
     unencoded.
     merge: use trains that are there already: a unary neuron's feeds the next product, and a product's pairs of spikes
@@ -59,7 +66,8 @@ class MBEConfig:
     strict: refuse a model in which an operator on activations is neither spiking nor exact by design.
     margin: how far beyond the recorded range a neuron is fitted, as a share of the range.
     include, exclude: shell patterns on site names; sites not included, or excluded, stay exact and are reported.
-    sites: ((pattern, {name: value}), ...) with time_steps, bases, identity_bases or scale; the last match wins.
+    sites: ((pattern, {name: value}), ...) with time_steps, bases, identity_bases, code, scale or dead_zone; the last match
+    wins. A pattern meets a site's name, or 'site|role' for one of its neurons, such as '*:layer_norm|deviation'.
 
     Raises ValueError for a value outside these.
     """
@@ -68,7 +76,9 @@ class MBEConfig:
     bases: int = 64
     identity_bases: int = 8
     family: Family = "routed"
-    scale: Scale = "element"
+    code: Code = "binary"
+    scale: Scale = "auto"
+    dead_zone: float = 0.0
     linear_inputs: LinearInputs = "spiking"
     merge: bool = True
     simulate: Simulation = "closed"
@@ -85,6 +95,7 @@ class MBEConfig:
         _check_identity_bases(self.identity_bases)
         for name, kind in (
             ("family", Family),
+            ("code", Code),
             ("scale", Scale),
             ("linear_inputs", LinearInputs),
             ("simulate", Simulation),
@@ -95,6 +106,8 @@ class MBEConfig:
             raise ValueError(
                 "gradient 'slope' needs family 'routed', whose tables halve; the published ones have no slope"
             )
+        _resolved("MBEConfig", self.code, self.scale)
+        _check_dead_zone(self.dead_zone)
         if not 0 <= self.margin < 100:
             raise ValueError(f"margin must be a share of the range, 0 or more, got {self.margin}")
         for name in ("include", "exclude"):
@@ -105,6 +118,11 @@ class MBEConfig:
         object.__setattr__(self, "sites", _as_sites(self.sites))
         for pattern, overrides in self.sites:
             _check_overrides(pattern, overrides)
+        settings = [{"code": self.code, "dead_zone": self.dead_zone}, *(o for _, o in self.sites)]
+        if self.family == "published" and any(s.get("code") == "first_spike" for s in settings):
+            raise ValueError("code 'first_spike' needs family 'routed': its basis is chosen by the mantissa")
+        if self.family == "published" and any(s.get("dead_zone") for s in settings):
+            raise ValueError("dead_zone needs family 'routed': a published neuron sends something for 0, too")
 
     @classmethod
     def published(cls, **changes: Any) -> MBEConfig:
@@ -116,13 +134,20 @@ class MBEConfig:
         included = any(fnmatchcase(site, p) for p in self.include)
         return not included or any(fnmatchcase(site, p) for p in self.exclude)
 
-    def setting(self, site: str, name: str) -> Any:
-        """time_steps, bases, identity_bases or scale of one site."""
+    def setting(self, site: str, name: str, role: str = "") -> Any:
+        """One of SITE_OVERRIDES for a site, or for the neuron in one of its roles."""
         value = getattr(self, name)
         for pattern, overrides in self.sites:
-            if name in overrides and fnmatchcase(site, pattern):
+            if name in overrides and any(fnmatchcase(n, pattern) for n in (site, f"{site}|{role}")):
                 value = overrides[name]
         return value
+
+    def encoding(self, site: str, role: str = "") -> tuple[Code, Scale]:
+        """The code of an identity neuron and where its scale comes from, which is never 'auto'.
+
+        Raises ValueError for a first spike with a scale from the data, which it could not send.
+        """
+        return _resolved(site, self.setting(site, "code", role), self.setting(site, "scale", role))
 
     def to_json(self) -> str:
         """JSON text with a version."""
@@ -148,6 +173,16 @@ def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be one of {choices}, got {value!r}")
 
 
+def _resolved(where: str, code: Code, scale: Scale) -> tuple[Code, Scale]:
+    if scale == "auto":
+        return code, "tensor" if code == "first_spike" else "element"
+    if code == "first_spike" and scale not in STATIC_SCALES:
+        raise ValueError(
+            f"{where}: code 'first_spike' sends no exponent, its scale must be 'tensor', 'channel' or 'auto', got {scale!r}"
+        )
+    return code, scale
+
+
 def _as_sites(sites: Any) -> tuple[tuple[str, Overrides], ...]:
     pairs = [] if isinstance(sites, (str, dict)) else [tuple(pair) for pair in sites]
     well_formed = all(len(p) == 2 and isinstance(p[0], str) and isinstance(p[1], dict) for p in pairs)
@@ -166,8 +201,17 @@ def _check_overrides(pattern: str, overrides: Mapping[str, Any]) -> None:
         check_bases(overrides["bases"])
     if "identity_bases" in overrides:
         _check_identity_bases(overrides["identity_bases"])
-    if "scale" in overrides:
-        _check_choice(f"sites[{pattern!r}].scale", overrides["scale"], get_args(Scale))
+    if "dead_zone" in overrides:
+        _check_dead_zone(overrides["dead_zone"])
+    for name, kind in (("code", Code), ("scale", Scale)):
+        if name in overrides:
+            _check_choice(f"sites[{pattern!r}].{name}", overrides[name], get_args(kind))
+
+
+def _check_dead_zone(share: Any) -> None:
+    number = isinstance(share, (int, float)) and not isinstance(share, bool)
+    if not (number and 0 <= share < 100):
+        raise ValueError(f"dead_zone must be a share of the root mean square, 0 or more, got {share!r}")
 
 
 def _check_identity_bases(bases: int) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any, Literal, get_args
 
 import torch
 from spikingjelly.activation_based import base, surrogate
 from torch import Tensor, nn
 
-from mbe_plugin.kernels import Prepared, backends, closed, gradients, prepare, steps
+from mbe_plugin.kernels import Prepared, backends, closed, first_spike, gradients, prepare, steps
 from mbe_plugin.neuron.dynamics import reference_spikes
+from mbe_plugin.neuron.first_spike import is_first_spike
 from mbe_plugin.neuron.scaling import REDUCTIONS, Reduction, compute_dtype
 from mbe_plugin.neuron.tables import TABLE_FIELDS, Tables
 
@@ -22,7 +24,10 @@ GRADIENTS: tuple[Gradient, ...] = get_args(Gradient)
 
 FLOAT32_MANTISSA_BITS = 23
 
-NO_SLOPE = "gradient='slope' needs halving tables, whose staircase follows a line; take gradient='surrogate' for others"
+NO_SLOPE = (
+    "gradient='slope' needs halving tables or the first-spike code, whose staircase follows a line; take "
+    "gradient='surrogate' for others"
+)
 
 # the method's symbols (eq. 4-8) name the buffers
 BUFFER_OF = {"threshold": "th", "reset": "r", "intensity": "d", "weight": "w"}
@@ -42,21 +47,22 @@ class MBENode(base.MemoryModule):
 
     tables: the neuron's numbers (buffers ``th``, ``r``, ``d`` [T, N]; ``w``, ``offset``, ``gain`` [N];
     ``bias`` [B]; ``breakpoints``).
-    reduction: name of the range reduction around the tables: 'none', 'identity', 'reciprocal', 'sqrt',
-    'rsqrt', 'sqrt_octave', 'rsqrt_octave' (mantissa by spikes, exponent sent beside) or 'exp2' (fraction by
-    spikes). Around tables that are not mirrored, those with a mantissa serve x >= 0; negative inputs read
-    NaN.
-    simulate: 'closed' (integer arithmetic, for halving tables; others always take the loop) or 'steps'.
+    reduction: name of the range reduction around the tables: 'none', 'clip' (to (-1, 1): the first-spike code),
+    'identity', 'reciprocal', 'sqrt', 'rsqrt', 'sqrt_octave', 'rsqrt_octave' (mantissa by spikes, exponent sent beside) or
+    'exp2' (fraction by spikes). Around tables that are not mirrored, those with a mantissa serve x >= 0; negative inputs
+    read NaN.
+    simulate: 'closed' (integer arithmetic, for halving tables and the first-spike code behind 'clip'; others always take
+    the loop) or 'steps'.
     gradient: 'surrogate', the step loop's with the derivative of this instance's own surrogate function (default
-    Sigmoid) in place of the comparison's; or 'slope' (straight through; halving tables only), that of the line which
+    Sigmoid) in place of the comparison's; or 'slope' (straight through; where the closed form is), that of the line which
     the decoded staircase follows: 1 for an identity, 0 where the neuron saturates. Neither changes the output, and with
     simulate 'closed' neither runs the loop's graph.
 
     ``backend`` is 'torch'; in step_mode 'm' 'cupy' is listed beside it (``supported_backends``), on every host.
 
     Raises TypeError for an input that is not a floating tensor and for tables of another type, ValueError for a wrong
-    leading dimension in mode 'm', for an unknown reduction, simulation or gradient, and for 'slope' with tables that are
-    not halving, BackendError for a backend that cannot be chosen.
+    leading dimension in mode 'm', for an unknown reduction, simulation or gradient, and for 'slope' with tables that
+    have none, BackendError for a backend that cannot be chosen.
     """
 
     _backend = "torch"
@@ -89,7 +95,7 @@ class MBENode(base.MemoryModule):
             raise ValueError(f"reduction must be one of {sorted(REDUCTIONS)}, got {reduction!r}")
         for name, value in tables.as_dict().items():
             self.register_buffer(BUFFER_OF.get(name, name), value.clone())
-        self.mirrored = tables.mirrored
+        self.mirrored, self.octaves = tables.mirrored, tables.octaves
         self.distinct_outputs = tables.distinct_outputs
         self.reduction: Reduction = REDUCTIONS[reduction]
         self._choose_fast_paths(tables)
@@ -100,6 +106,7 @@ class MBENode(base.MemoryModule):
 
     def _choose_fast_paths(self, tables: Tables) -> None:
         self.halving = tables.halving
+        self.first_spike = self.reduction.kind == "clip" and is_first_spike(tables)
         self._kept_bits = _identity_bits(tables) if self.reduction.name == "identity" else None
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
@@ -128,7 +135,7 @@ class MBENode(base.MemoryModule):
     def gradient(self, value: Gradient) -> None:
         if value not in GRADIENTS:
             raise ValueError(f"gradient must be one of {GRADIENTS}, got {value!r}")
-        if value == "slope" and not self.halving:
+        if value == "slope" and not self._has_closed_form:
             raise ValueError(NO_SLOPE)
         self._gradient = value
 
@@ -162,9 +169,14 @@ class MBENode(base.MemoryModule):
         """How many of the N bases can fire for one element."""
         return self.bases // self.bias.shape[0]
 
+    @property
+    def code(self) -> str:
+        """What a train spells: 'binary' digits, the time of a 'first_spike', or 'free' for other tables."""
+        return "first_spike" if self.first_spike else "binary" if self.halving else "free"
+
     def tables(self) -> Tables:
         """A copy of the neuron's tables on the CPU."""
-        return Tables(**self._buffers_by_field(), mirrored=self.mirrored)
+        return Tables(**self._buffers_by_field(), mirrored=self.mirrored, octaves=self.octaves)
 
     def single_step_forward(self, x: Tensor) -> Tensor:
         """Decoded value of x [...], same shape and dtype (all T steps in one call)."""
@@ -229,7 +241,7 @@ class MBENode(base.MemoryModule):
             return counts, torch.count_nonzero(spoke)
         reduced, exponent, active = self._split(work)
         sent = active if where is None else where if active is None else active & where
-        kernel = closed if self._takes_closed_form() else steps
+        kernel = self._closed_form if self._takes_closed_form() else steps
         counts = kernel.spike_counts(reduced, self._prepared(work), sent)
         if exponent is None or sent is None:
             return counts, counts.new_full((), 0 if exponent is None else x.numel())
@@ -249,7 +261,7 @@ class MBENode(base.MemoryModule):
         else:
             reduced, exponent, active = self._split(work)
             prepared = self._prepared(work)
-            kernel = closed if self._takes_closed_form() else steps
+            kernel = self._closed_form if self._takes_closed_form() else steps
             spikes = kernel.spikes_per_element(reduced, prepared)
             sent = torch.ones_like(work, dtype=torch.bool) if active is None else active
             side = sent
@@ -275,7 +287,7 @@ class MBENode(base.MemoryModule):
         if self._kept_bits is not None:
             return closed.encode_identity(work, self._kept_bits)
         reduced, exponent, active = self._split(work)
-        y = closed.decode(reduced, self._prepared(work))
+        y = self._closed_form.decode(reduced, self._prepared(work))
         return self._restore(y, exponent, active, work)
 
     def _by_steps(self, work: Tensor, fire: steps.Fire) -> Tensor:
@@ -297,10 +309,12 @@ class MBENode(base.MemoryModule):
             return torch.autograd.grad(decoded, work, gradient, create_graph=True)[0]
         if self.gradient == "slope" and self._kept_bits is not None:
             return gradient
+        if self.gradient == "slope" and self.first_spike:
+            return torch.where(work.abs() < 1, gradient, 0.0)
         with torch.no_grad():
             reduced, exponent, active = self._split(work)
             slope = self._slope(reduced)
-        out = self.reduction.pull_back(gradient, slope, exponent, active)
+        out = self.reduction.pull_back(gradient, slope, exponent, active, work)
         if self.gradient == "slope" and self.reduction.name == "identity":
             assert active is not None
             return torch.where(active, out, gradient)  # zero is a value like others
@@ -334,8 +348,16 @@ class MBENode(base.MemoryModule):
         # tables of one sign around a mantissa have nothing to say of the other
         return self.reduction.kind in ("exponent", "octave") and not self.mirrored
 
+    @property
+    def _has_closed_form(self) -> bool:
+        return self.halving or self.first_spike
+
+    @property
+    def _closed_form(self) -> ModuleType:
+        return first_spike if self.first_spike else closed
+
     def _takes_closed_form(self) -> bool:
-        return self.simulate == "closed" and self.halving
+        return self.simulate == "closed" and self._has_closed_form
 
     def _prepared(self, like: Tensor) -> Prepared:
         if self.th.device != like.device:
@@ -343,7 +365,13 @@ class MBENode(base.MemoryModule):
                 f"the neuron's tables are on {self.th.device}, its input on {like.device}; "
                 "move the network with .to(device)"
             )
-        return prepare(self._buffers_by_field(), like, mirrored=self.mirrored, halving=self.halving)
+        return prepare(
+            self._buffers_by_field(),
+            like,
+            mirrored=self.mirrored,
+            halving=self.halving,
+            octaves=self.octaves,
+        )
 
     def _buffers_by_field(self) -> dict[str, Tensor]:
         return {name: getattr(self, BUFFER_OF.get(name, name)) for name in TABLE_FIELDS}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -32,17 +33,22 @@ def assert_same_bits(got: Tensor, want: Tensor) -> None:
     assert not differ.any(), f"{got[differ][:5].tolist()} is not {want[differ][:5].tolist()}"
 
 
-def bank_of(value: float, tables: Tables) -> int:
+def bank_of(value: float, tables: Tables, dtype: torch.dtype = torch.float32) -> int:
     points = tables.breakpoints.tolist()
     if not tables.mirrored:
         return bisect_right(points, value)
-    return bisect_right(points, abs(value)) + (len(points) + 1) * (value < 0)
+    magnitude = abs(value)
+    if tables.octaves:  # what has no mantissa of its own falls in the first segment
+        normal = torch.finfo(dtype).smallest_normal <= magnitude < math.inf
+        magnitude = math.frexp(magnitude)[0] if normal else 0.5
+    return bisect_right(points, magnitude) + (len(points) + 1) * (value < 0)
 
 
 def simulate(value: float, tables: Tables, number: type = np.float32) -> tuple[np.ndarray, float]:
     """Spikes [T, N] as 0 and 1, and the decoded value, of one input in NumPy scalar arithmetic."""
     field = {name: tensor.numpy().astype(number) for name, tensor in tables.as_dict().items()}
-    x, bank = number(value), bank_of(value, tables)
+    dtype = torch.float64 if number is np.float64 else torch.float32
+    x, bank = number(value), bank_of(value, tables, dtype)
     spikes = np.zeros((tables.time_steps, tables.bases), dtype=np.int64)
     first = bank * tables.bases_per_bank
     total = number(0)
@@ -93,6 +99,12 @@ def critical_inputs(tables: Tables, dtype: torch.dtype = torch.float32) -> Tenso
     finite = torch.finfo(dtype)
     special = [0.0, -0.0, 1.0, -1.0, 0.5, 2.0, 1e-3, -1e5, finite.tiny, finite.max / 4, -finite.max / 4]
     special += [finite.smallest_normal / 8, -finite.smallest_normal / 2, finite.eps]
+    if tables.octaves:
+        points = (
+            (points[:, None] * 2.0 ** torch.tensor([0.0, 1.0, -1.0, -tables.time_steps, 40.0]))
+            .reshape(-1)
+            .to(dtype)
+        )
     at = torch.cat([edges.reshape(-1), points, -points])
     return torch.cat([neighbours(at), torch.tensor(special, dtype=dtype)])
 
@@ -155,6 +167,13 @@ def banked(
     )
 
 
+def octaves(generator: torch.Generator, time_steps: int, banks: int) -> Tables:
+    """Free tables whose banks are chosen by the mantissa."""
+    free = banked(generator, time_steps, banks, 1, mirrored=True, halving=False)
+    mantissas = uniform(generator, 0.51, 0.99, banks // 2 - 1).sort().values
+    return replace(free, breakpoints=mantissas, octaves=True)
+
+
 FAMILIES = {
     "published": lambda g, t: published(g, t, 4),
     "published one basis": lambda g, t: published(g, t, 1),
@@ -164,6 +183,7 @@ FAMILIES = {
     "banks of halving bases": lambda g, t: banked(g, t, 4, 2, mirrored=True, halving=True),
     "banks of free bases": lambda g, t: banked(g, t, 3, 2, mirrored=False, halving=False),
     "mirrored banks of free bases": lambda g, t: banked(g, t, 2, 3, mirrored=True, halving=False),
+    "banks of the octave": lambda g, t: octaves(g, t, 8),
 }
 HALVING_FAMILIES = [name for name in FAMILIES if "halving" in name or "routed" in name]
 

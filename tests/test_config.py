@@ -23,7 +23,9 @@ overrides = st.fixed_dictionaries(
         "time_steps": st.integers(1, 20),
         "bases": st.integers(1, 64),
         "identity_bases": st.sampled_from([2, 4, 8, 64]),
-        "scale": st.sampled_from(["element", "token", "channel", "tensor"]),
+        "scale": st.sampled_from(["auto", "element", "token", "channel", "tensor"]),
+        "code": st.sampled_from(["binary", "first_spike"]),
+        "dead_zone": st.floats(0, 99),
     },
 )
 configs = st.builds(
@@ -31,13 +33,14 @@ configs = st.builds(
     time_steps=st.integers(1, 20),
     bases=st.integers(1, 64),
     identity_bases=st.sampled_from([2, 4, 8, 64]),
-    scale=st.sampled_from(["element", "token", "channel", "tensor"]),
+    scale=st.sampled_from(["auto", "element", "token", "channel", "tensor"]),
     linear_inputs=st.sampled_from(["spiking", "analogue"]),
     merge=st.booleans(),
     simulate=st.sampled_from(["closed", "steps"]),
     gradient=st.sampled_from(["surrogate", "slope"]),
     strict=st.booleans(),
     margin=st.floats(0, 99),
+    dead_zone=st.floats(0, 99),
     include=st.tuples(patterns),
     exclude=st.lists(patterns, max_size=3).map(tuple),
     sites=st.lists(st.tuples(patterns, overrides), max_size=3).map(tuple),
@@ -146,6 +149,19 @@ def test_it_keeps_no_hold_on_what_it_was_made_from() -> None:
         ({"identity_bases": -4}, "got -4"),
         ({"family": "spiking"}, r"family must be one of \('routed', 'published'\), got 'spiking'"),
         ({"scale": "row"}, "scale must be one of .*, got 'row'"),
+        ({"code": "rate"}, r"code must be one of \('binary', 'first_spike'\), got 'rate'"),
+        ({"code": "first_spike", "scale": "token"}, "sends no exponent, its scale must be .*, got 'token'"),
+        ({"code": "first_spike", "family": "published"}, "code 'first_spike' needs family 'routed'"),
+        (
+            {"family": "published", "sites": (("*", {"code": "first_spike"}),)},
+            "code 'first_spike' needs family 'routed'",
+        ),
+        ({"dead_zone": -0.1}, r"dead_zone must be a share of the root mean square, 0 or more, got -0\.1"),
+        ({"dead_zone": float("nan")}, "dead_zone .* got nan"),
+        ({"dead_zone": True}, "dead_zone .* got True"),
+        ({"dead_zone": 0.1, "family": "published"}, "dead_zone needs family 'routed'"),
+        ({"sites": (("a*", {"dead_zone": "0.1"}),)}, "dead_zone .* got '0.1'"),
+        ({"sites": (("a*", {"code": "rate"}),)}, r"sites\['a\*'\]\.code must be one of .*, got 'rate'"),
         ({"linear_inputs": False}, "linear_inputs must be one of .*, got False"),
         ({"simulate": "fast"}, "simulate must be one of .*, got 'fast'"),
         ({"gradient": "ste"}, "gradient must be one of .*'surrogate', 'slope'.*, got 'ste'"),
@@ -190,6 +206,26 @@ def test_include_and_exclude() -> None:
     assert not config.keeps_exact("layers.0:linear")
     assert config.keeps_exact("layers.0:gelu")
     assert config.keeps_exact("head:linear")
+
+
+def test_a_pattern_may_name_a_role_of_a_site() -> None:
+    config = MBEConfig(sites=(("*:layer_norm|deviation", {"identity_bases": 32}), ("b*", {"time_steps": 4})))
+    assert config.setting("a:layer_norm", "identity_bases", "deviation") == 32
+    assert config.setting("a:layer_norm", "identity_bases", "rsqrt") == MBEConfig().identity_bases
+    assert config.setting("a:layer_norm", "identity_bases") == MBEConfig().identity_bases
+    assert config.setting("b:layer_norm", "time_steps", "deviation") == 4
+
+
+def test_auto_is_the_scale_that_a_code_can_have() -> None:
+    config = MBEConfig(
+        sites=(("a", {"code": "first_spike"}), ("c", {"code": "first_spike", "scale": "element"}))
+    )
+    assert config.encoding("a") == ("first_spike", "tensor")
+    assert config.encoding("b") == ("binary", "element")
+    with pytest.raises(
+        ValueError, match="c: code 'first_spike' sends no exponent, its scale must be .*'element'"
+    ):
+        config.encoding("c")
 
 
 def test_overrides_reach_the_neurons() -> None:

@@ -9,7 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from networks import WIDTH, Calling, tokens, transformer
-from test_recording import CONFIGS, Heard, overheard
+from test_recording import CONFIGS as RECORDED
+from test_recording import Heard, overheard
 from torch import Tensor, nn
 
 from mbe_plugin import ConversionError, MBEConfig, convert, record
@@ -19,18 +20,22 @@ from mbe_plugin.conversion.vocabulary.rules import Call, MultilinearRule
 from mbe_plugin.operators import SharedScaleNode
 from mbe_plugin.recording import Ledger, told
 
-Roles = dict[str, Heard]
+CONFIGS = RECORDED | {
+    "first spike": MBEConfig(time_steps=6, identity_bases=16, code="first_spike"),
+    "dead zone": MBEConfig(time_steps=6, dead_zone=0.3),
+}
 
 
 class Counted:
     """What one overheard call sent per element, float64: spikes, all events, and exponents that elements share."""
 
     def __init__(self, heard: Heard) -> None:
-        node, x, took = heard.node, heard.x, heard.took_part
+        node, took = heard.node, heard.took_part
+        x = heard.x = torch.where(heard.x.abs() < node.dead_zone, 0.0, heard.x)
         trains = heard.spikes()
         self.spikes = trains.double().sum((0, 1))
         self.shared = torch.zeros_like(self.spikes)
-        if node.reduction.kind != "none":
+        if node.reduction.kind not in ("none", "clip"):
             side = (x != 0) & torch.isfinite(x) if node.reduction.kind == "exponent" else torch.isfinite(x)
         else:
             side = self._constants(heard) != 0
@@ -42,6 +47,8 @@ class Counted:
     def _constants(heard: Heard) -> Tensor:
         """What the neuron reads out of no spikes at all: the constant of the bank."""
         tables = heard.node.tables()
+        if not tables.bias.any():
+            return torch.zeros_like(heard.x)
         x = heard.x.float()
         if isinstance(heard.node, SharedScaleNode):
             x = heard.node.scaled(x, heard.dim)[0]
@@ -96,7 +103,7 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 
 
 @pytest.mark.parametrize("name", LAYERS)
-@pytest.mark.parametrize("config", ["routed", "published", "token"])
+@pytest.mark.parametrize("config", ["routed", "published", "token", "first spike", "dead zone"])
 @pytest.mark.filterwarnings("ignore::mbe_plugin.RangeWarning")
 def test_a_layer_with_weights(name: str, config: str) -> None:
     make, shape = LAYERS[name]
@@ -130,7 +137,7 @@ PRODUCTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 @pytest.mark.parametrize("op", PRODUCTS)
-@pytest.mark.parametrize("config", ["routed", "published", "token"])
+@pytest.mark.parametrize("config", ["routed", "published", "token", "first spike", "dead zone"])
 @pytest.mark.filterwarnings("ignore::mbe_plugin.RangeWarning")
 def test_a_product_of_two_activations(op: str, config: str) -> None:
     def product(m: Calling, a: Tensor, b: Tensor) -> Tensor:

@@ -118,7 +118,7 @@ def test_the_reset_is_soft_and_the_silent_step_resets_nothing() -> None:
 @given(data=st.data(), tables=any_tables())
 def test_an_element_drives_one_bank_the_one_it_falls_in(data: st.DataObject, tables: Tables) -> None:
     x = data.draw(any_inputs(tables))
-    banks = bank_index(x, tables.breakpoints, tables.mirrored)
+    banks = bank_index(x, tables.breakpoints, tables.mirrored, tables.octaves)
     assert banks.shape == x.shape
     assert banks.reshape(-1).tolist() == [bank_of(value, tables) for value in x.reshape(-1).tolist()]
     per_bank = reference_spikes(x, tables).sum(0).unflatten(0, (tables.banks, tables.bases_per_bank)).sum(1)

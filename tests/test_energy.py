@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mbe_plugin import ConversionError, Energy, MBEConfig, convert, energy
 from mbe_plugin.analysis.energy import ACCOUNTINGS, BASELINES, FLOAT32, KINDS
+from mbe_plugin.operators import CalibratedNode
 
 ROWS = 2
 X = torch.tensor([[0.7, -0.2, 0.0], [1.5, 0.3, -0.9]])
@@ -240,3 +241,23 @@ def test_a_function_of_which_no_count_is_known_is_named() -> None:
     found = energy(snn, x)
     assert found.uncounted == {"sort in (root)": 1}
     assert "NOT COUNTED in either network, no count of operations is known: sort in (root) (1x)" in str(found)
+
+
+def test_a_first_spike_code_has_no_side_events_and_a_dead_zone_costs_a_comparison() -> None:
+    """One event per number at most; its bank is found by the mantissa, its scale taken off by a shift."""
+    config = MBEConfig(time_steps=8, identity_bases=16, code="first_spike", dead_zone=0.4)
+    snn = convert(nn.Sequential(nn.Linear(3, 4)), [X], config)
+    found = energy(snn, X)
+    [node] = [m for m in snn.modules() if isinstance(m, CalibratedNode)]
+    speaking = X.abs() >= node.dead_zone
+    spikes = int(speaking.sum())
+    assert 0 < spikes < int((X != 0).sum())
+    assert totals(found.snn_operations) == {
+        "accumulate": spikes * 4,
+        "shift": spikes * 4 + X.numel(),
+        "subtraction": spikes,
+        # thresholds; 8 segments by 3 and the sign; the largest value of the code; the dead zone
+        "comparison": X.numel() * (8 + 3 + 1 + 1 + 1),
+        "addition": ROWS * 4,
+        "table read": 2 * X.numel(),
+    }

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mbe_plugin.fitting import FAMILIES, FUNCTIONS, fit
+from mbe_plugin.fitting import FAMILIES, FUNCTIONS, Fit, fit
 from mbe_plugin.neuron.dynamics import reference_decode, reference_spikes
 
 ROUTED_TARGETS = [
@@ -232,3 +232,24 @@ def test_a_step_in_a_very_wide_domain_is_not_passed_over(function: str, reach: f
     found = fit(function, (-reach, reach), 16, 64, samples=samples)
     assert found.errors_on(torch.linspace(-20, 20, 4001)).maximum < 0.01
     assert found.errors_on(samples).maximum < 0.01
+
+
+@pytest.mark.parametrize("function", ["silu", "gelu", "softplus"])
+@pytest.mark.parametrize(("time_steps", "bound"), [(4, 0.5), (12, 1 / 64)])
+def test_outliers_keep_their_relative_precision(function: str, time_steps: int, bound: float) -> None:
+    """A few massive activations among ordinary ones: no segment is so wide that its lower end drowns in it."""
+    ordinary = torch.randn(8192, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    samples = torch.cat([ordinary, torch.tensor([37.0, 3000.0, 2e6], dtype=torch.float64)])
+    found = fit(function, (-1e6, 4e6), time_steps, 64, samples=samples)
+    x = torch.logspace(1.3, 6.6, 400, dtype=torch.float64)
+    errors = (found.node()(x.float()).double() - x).abs() / x  # each function is the identity there
+    assert float(errors.max()) < bound  # by the squared error alone: up to 100
+    # what that costs ordinary values: a third of the segments is elsewhere
+    narrow = fit(function, (-8.0, 8.0), time_steps, 64, samples=ordinary)
+    usual, best = (root_mean_square(f, ordinary) for f in (found, narrow))
+    assert usual < 2 * best
+
+
+def root_mean_square(found: Fit, x: torch.Tensor) -> float:
+    errors = found.node()(x.float()).double() - FUNCTIONS[found.function].scalar(x)
+    return float(errors.square().mean().sqrt())

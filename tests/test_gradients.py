@@ -80,7 +80,8 @@ def test_the_sweep_is_autograd_through_the_step_loop(
 ) -> None:
     tables = make_tables(family, time_steps, seed=4)
     x = (torch.rand(7, 301, dtype=dtype) * 8 - 4).t()
-    p = prepare(tables.as_dict(), x, mirrored=tables.mirrored, halving=tables.halving)
+    kinds = {"mirrored": tables.mirrored, "halving": tables.halving, "octaves": tables.octaves}
+    p = prepare(tables.as_dict(), x, **kinds)
     for name, make in SURROGATES.items():
         fire, leaf = make(), x.detach().clone().requires_grad_()
         (want,) = torch.autograd.grad(steps.decode(leaf, p, fire).sum(), leaf)

@@ -33,7 +33,8 @@ DTYPES = [torch.float32, torch.float64]
 
 
 def prepared(tables: Tables, like: Tensor) -> Prepared:
-    return prepare(tables.as_dict(), like, mirrored=tables.mirrored, halving=tables.halving)
+    kinds = {"mirrored": tables.mirrored, "halving": tables.halving, "octaves": tables.octaves}
+    return prepare(tables.as_dict(), like, **kinds)
 
 
 def total(spikes: Tensor) -> Tensor:
@@ -151,7 +152,7 @@ def test_the_weighted_sequence_is_the_read_out_of_each_step(
         for term in weight * (spikes[t] * tables.intensity[t].to(x).reshape(weight.shape)):
             want = want + term
         if t == 0:
-            banks = [bank_of(value, tables) for value in x.reshape(-1).tolist()]
+            banks = [bank_of(value, tables, x.dtype) for value in x.reshape(-1).tolist()]
             want = want + tables.bias.to(x)[torch.tensor(banks, dtype=torch.int64)].reshape(x.shape)
         assert torch.equal(sequence[t], want)
 

@@ -20,7 +20,7 @@ from spikingjelly.activation_based import base, functional, surrogate
 from torch import Tensor, nn
 
 from mbe_plugin.fitting.segments import identity_tables
-from mbe_plugin.neuron import Tables, halving_table, segment_tables
+from mbe_plugin.neuron import Tables, first_spike_tables, halving_table, segment_tables
 from mbe_plugin.neuron.dynamics import reference_decode, reference_spikes
 from mbe_plugin.neuron.scaling import REDUCTIONS
 from mbe_plugin.node import MBENode
@@ -56,6 +56,7 @@ def reduced_node(reduction: str, time_steps: int = 12) -> MBENode:
 
 def nodes() -> dict[str, MBENode]:
     plain = {family: MBENode(make_tables(family, 8)) for family in FAMILIES}
+    plain["first spike"] = MBENode(first_spike_tables(8, 16), "clip")
     return plain | {name: reduced_node(name) for name in FUNCTION}
 
 
@@ -560,4 +561,4 @@ def test_a_surrogate_function_belongs_to_one_instance() -> None:
 
 
 def test_every_reduction_is_covered_here() -> None:
-    assert set(REDUCTIONS) == {"none", *FUNCTION}
+    assert set(REDUCTIONS) == {"none", "clip", *FUNCTION}

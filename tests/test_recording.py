@@ -29,6 +29,8 @@ CONFIGS = {
     "token": MBEConfig(time_steps=6, scale="token"),
     "channel": MBEConfig(time_steps=6, scale="channel"),
     "tensor": MBEConfig(time_steps=6, scale="tensor"),
+    "first spike": MBEConfig(time_steps=6, code="first_spike"),
+    "first spike, channel": MBEConfig(time_steps=6, code="first_spike", scale="channel"),
 }
 MASK = torch.zeros(4, 6, 6).masked_fill(torch.ones(6, 6).triu(1).bool(), -torch.inf)
 

@@ -151,8 +151,9 @@ def test_image_models(family: str) -> None:
         MBEConfig.published(time_steps=T),
         MBEConfig(time_steps=T, merge=False, simulate="steps"),
         MBEConfig(time_steps=T, linear_inputs="analogue"),
+        MBEConfig(time_steps=T, code="first_spike", dead_zone=0.1),
     ],
-    ids=lambda c: f"{c.family} {c.scale} {c.linear_inputs} {c.simulate}",
+    ids=lambda c: f"{c.family} {c.code} {c.scale} {c.linear_inputs} {c.simulate}",
 )
 def test_every_kind_of_neuron(config: MBEConfig) -> None:
     snn, x = convert(transformer(), [tokens()], config), tokens()

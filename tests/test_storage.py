@@ -116,7 +116,7 @@ def test_what_is_missing_or_altered(ann: nn.Module, snn: nn.Module, tmp_path: Pa
 
     for broken, message in (
         (saved[:-20], "is not valid JSON"),
-        (saved.replace('"format": 2', '"format": 99'), "has format 99, this mbe_plugin reads 2"),
+        (saved.replace('"format": 3', '"format": 99'), "has format 99, this mbe_plugin reads 3"),
     ):
         description.write_text(broken)
         with pytest.raises(StorageError, match=message):

@@ -20,7 +20,9 @@ from mbe_plugin.operators import CalibratedNode, SpikingOperator
 class NeuronReport:
     """One neuron of a site. fit_error: root mean square on the recorded values, or on the reduced interval.
 
-    site is whose neuron it is: another's, where both read the same tensor and share one train.
+    site is whose neuron it is: another's, where both read the same tensor and share one train. code is what its trains
+    spell: 'binary' digits, the time of a 'first_spike' or, with other tables, weights that are 'free'. Inputs smaller than
+    dead_zone send nothing.
     spikes and exponents are per element, on the first calibration batch. Of the values seen since the conversion (or the
     last reset_counts), outside is the share outside [low, high] that lost accuracy by it, NaN and infinities among them;
     beyond, the share outside [low, high] that the range reduction decoded as accurately.
@@ -32,9 +34,11 @@ class NeuronReport:
     time_steps: int
     bases: int
     bases_per_element: int
+    code: str
     scale: str
     low: float
     high: float
+    dead_zone: float
     fit_error: float
     spikes: float
     exponents: float
@@ -89,6 +93,7 @@ class Report:
             f"first calibration batch: {'about ' if self.estimated else ''}{self.spikes:,} spikes, "
             f"mean firing rate {self.firing_rate:.1%}, "
             f"{self.exponents:,} exponents sent",
+            f"encoded activations, {_sent([n for n in neurons if n.function == 'identity'])}",
             f"outside the calibrated ranges since then: {outside:,.0f} of {seen:,} values; "
             f"beyond the recorded range, as accurate there: {beyond:,.0f}",
             f"kept exact: {_reasons(self.kept_exact)}",
@@ -136,7 +141,7 @@ class Report:
                     site.site if first else "",
                     site.operator if first else "",
                     f"{site.error:.1e}" if first else "",
-                    *(_neuron_cells(n) if n is not None else ("the operands' own trains", *[""] * 8)),
+                    *(_neuron_cells(n) if n is not None else ("the operands' own trains", *[""] * 9)),
                 )
 
 
@@ -147,6 +152,7 @@ _HEADER = (
     "neuron",
     "T",
     "N (active)",
+    "code",
     "scale",
     "range",
     "fit error",
@@ -161,12 +167,30 @@ def _neuron_cells(n: NeuronReport) -> tuple[str, ...]:
         f"{n.role}: {n.function}",
         str(n.time_steps),
         f"{n.bases} ({n.bases_per_element})",
+        n.code.replace("_", " "),
         n.scale,
-        f"{n.low:.4g} .. {n.high:.4g}",
+        f"{n.low:.4g} .. {n.high:.4g}{f', silent below {n.dead_zone:.2g}' if n.dead_zone else ''}",
         f"{n.fit_error:.1e}",
         f"{n.spikes:.2f}",
         *(f"{share:.1e}" if share else "0" for share in (n.outside, n.beyond)),
     )
+
+
+_TRAINS = {
+    "binary": "binary digits",
+    "first_spike": "at most one spike, its time the exponent and its basis the mantissa",
+    "free": "spikes of fitted weights",
+}
+_BESIDE = {"element": "an exponent beside each element", "token": "an exponent beside each token"}
+
+
+def _sent(neurons: list[NeuronReport]) -> str:
+    """What the identities send, and how many of them."""
+    kinds = Counter(
+        f"{_TRAINS[n.code]}, {_BESIDE.get(n.scale, 'nothing beside')}{', none in a dead zone' if n.dead_zone else ''}"
+        for n in neurons
+    )
+    return "; ".join(f"{count} neurons: {kind}" for kind, count in kinds.most_common()) or "none"
 
 
 def report(snn: nn.Module) -> Report:
@@ -224,9 +248,11 @@ def _neuron_report(role: str, node: CalibratedNode, conversion: Conversion) -> N
         time_steps=node.time_steps,
         bases=node.bases,
         bases_per_element=node.bases_per_element,
+        code=node.code,
         scale=node.scale,
         low=low,
         high=high,
+        dead_zone=node.dead_zone,
         fit_error=node.fit_error,
         spikes=counted.per_element if counted else 0.0,
         exponents=counted.exponents / max(counted.elements, 1) if counted else 0.0,

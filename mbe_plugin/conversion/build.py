@@ -15,6 +15,7 @@ from mbe_plugin.conversion.vocabulary.catalogue import WEIGHTLESS, scalar_of
 from mbe_plugin.fitting import FUNCTIONS, Fit, fit, library
 from mbe_plugin.fitting.functions import Scalar
 from mbe_plugin.fitting.segments import identity_tables, shared_scale_tables
+from mbe_plugin.neuron.first_spike import first_spike_tables
 from mbe_plugin.neuron.scaling import binary_exponent
 from mbe_plugin.neuron.tables import Tables, mirrored_tables
 from mbe_plugin.operators import (
@@ -119,60 +120,73 @@ class NeuronBuilder:
 
     def __init__(self, site: Site, config: MBEConfig) -> None:
         self.site, self.config = site, config
-        self.time_steps = config.setting(site.name, "time_steps")
-        self.bases = config.setting(site.name, "bases")
-        self.identity_bases = config.setting(site.name, "identity_bases")
-        self.scale = config.setting(site.name, "scale")
 
     def __call__(self, role: str, function: str, scalar: Scalar | None = None) -> nn.Module:
         """A calibrated neuron for this role of the site."""
         statistics = self.site.roles.get(role, Statistics())
         if function == "identity":
-            return self._identity(statistics)
+            node = self._identity(role, statistics)
+            node.dead_zone = _float32(self._setting(role, "dead_zone") * statistics.root_mean_square)
+            return node
+        size = self._setting(role, "time_steps"), self._setting(role, "bases")
         if function in _REDUCED:
             low, high = _reduced_range(function, statistics)
-            tables, reduction, error = _reduced_tables(
-                function, self.time_steps, self.bases, self.config.family
-            )
+            tables, reduction, error = _reduced_tables(function, *size, self.config.family)
             return CalibratedNode(tables, reduction, low, high, function, error)
-        found = self._fitted(function, scalar, statistics)
+        found = self._fitted(function, scalar, statistics, size)
         low, high = found.domain
         met = found.errors_on(statistics.sample().clamp(low, high)) if statistics.count else found.errors
         return CalibratedNode(found.tables, "none", low, high, function, math.sqrt(met.mean_squared))
 
-    def _fitted(self, function: str, scalar: Scalar | None, statistics: Statistics) -> Fit:
+    def identity_settings(self, role: str) -> tuple[Any, ...]:
+        """What decides how an identity in this role sends: dead zone, time steps, bases, code, scale."""
+        size = self._setting(role, "time_steps"), self._setting(role, "identity_bases")
+        return self._setting(role, "dead_zone"), *size, *self.config.encoding(self.site.name, role)
+
+    def _setting(self, role: str, name: str) -> Any:
+        return self.config.setting(self.site.name, name, role)
+
+    def _fitted(
+        self, function: str, scalar: Scalar | None, statistics: Statistics, size: tuple[int, int]
+    ) -> Fit:
         known = function if scalar is None else _Named(function, scalar)
         value = scalar or FUNCTIONS[function].scalar
         if self.config.family == "published":  # on the recorded range, every part of it alike
             domain = _widened(statistics, 0.0, value)
-            return fit(known, domain, self.time_steps, self.bases, family="published")
+            return fit(known, domain, *size, family="published")
         domain = _widened(statistics, self.config.margin, value)
         samples = statistics.sample() if statistics.count else None
-        return fit(known, domain, self.time_steps, self.bases, samples=samples)
+        return fit(known, domain, *size, samples=samples)
 
-    def _identity(self, statistics: Statistics) -> nn.Module:
-        bases, scale = self.identity_bases, self.scale
+    def _identity(self, role: str, statistics: Statistics) -> CalibratedNode:
+        _, time_steps, bases, code, scale = self.identity_settings(role)
         if self.config.family == "published":
             low, high = _widened(statistics, 0.0, FUNCTIONS["identity"].scalar)
-            found = fit("identity", (low, high), self.time_steps, bases, family="published")
-            error = max(abs(low), abs(high)) * 2.0**-self.time_steps
+            found = fit("identity", (low, high), time_steps, bases, family="published")
+            error = max(abs(low), abs(high)) * 2.0**-time_steps
             return CalibratedNode(found.tables, "none", low, high, "identity", error)
         # other sites multiply activations with each other, or have no weights for a scale to fold into
         linear = len(self.site.dims) == 1 and self.site.op not in WEIGHTLESS
         if scale == "channel" and not (linear and statistics.channels is not None):
-            scale = "token"
+            scale = "tensor" if code == "first_spike" else "token"
         if scale != "element":
             limit = statistics.magnitude * (1 + self.config.margin)
             reach = statistics.channels if scale == "channel" else torch.tensor(statistics.magnitude)
             assert reach is not None
             exponents = binary_exponent((reach.float() * (1 + self.config.margin)).clamp_min(1e-30))
             limit = 1.0 if scale == "channel" else limit
-            tables = shared_scale_tables(self.time_steps, bases)
+            tables_of = first_spike_tables if code == "first_spike" else shared_scale_tables
+            tables = tables_of(time_steps, bases)
             return SharedScaleNode(tables, scale, exponents, -limit, limit)
         limit = 2 * statistics.magnitude
-        tables = identity_tables(self.time_steps, bases)
-        error = 2.0**-self.time_steps / bases
+        tables = identity_tables(time_steps, bases)
+        error = 2.0**-time_steps / bases
         return CalibratedNode(tables, "identity", -limit, limit, "identity", error)
+
+
+def _float32(value: float) -> float:
+    """The nearest float32 number, which every input is compared with in float32 or float64."""
+    return torch.tensor(value, dtype=torch.float32).item()
 
 
 _TURNED = ("log2", "sin")  # their operators bring every input into the interval

@@ -112,11 +112,12 @@ def build(
 
     def neuron(site: str, role: str, function: str, scalar: Scalar | None) -> nn.Module:
         tell("building neurons, sites", numbers[site], len(numbers))
-        twin = neurons.get(shared[site].get(role, ("", "")))
-        made = twin if _interchangeable(twin, builders[site]) else builders[site](role, function, scalar)
-        assert made is not None
-        neurons[site, role] = made
-        return made
+        there = shared[site].get(role, ("", ""))
+        twin = neurons.get(there)
+        if twin is None or not _interchangeable(twin, builders[there[0]], there[1], builders[site], role):
+            twin = builders[site](role, function, scalar)
+        neurons[site, role] = twin
+        return twin
 
     attach(work, modules, conversion, neuron, save)
     tell("building neurons, sites", len(numbers), len(numbers))
@@ -135,14 +136,13 @@ def _nothing(calibration: Calibration, kept: dict[str, str]) -> str:
     )
 
 
-def _interchangeable(twin: nn.Module | None, builder: NeuronBuilder) -> bool:
-    """Whether a neuron that encodes the same tensor has the settings that this site asks for."""
-    return (
-        isinstance(twin, CalibratedNode)
-        and twin.time_steps == builder.time_steps
-        and twin.bases == builder.identity_bases
-        and twin.scale == builder.scale
-    )
+def _interchangeable(
+    twin: nn.Module, builder: NeuronBuilder, role: str, other: NeuronBuilder, other_role: str
+) -> bool:
+    """Whether builder's neuron, which encodes the same tensor, has the settings that the other site asks for."""
+    settings = other.identity_settings(other_role)
+    same = builder.identity_settings(role) == settings
+    return same and isinstance(twin, CalibratedNode) and twin.scale == settings[-1]
 
 
 def _why_exact(site: Site, config: MBEConfig) -> str:

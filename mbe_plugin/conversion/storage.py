@@ -31,7 +31,7 @@ from mbe_plugin.node import BUFFER_OF
 from mbe_plugin.operators import CalibratedNode, SharedScaleNode, SpikingOperator, Statistics
 from mbe_plugin.recording import NeuronEvents, Recording
 
-FORMAT = 2
+FORMAT = 3
 TENSORS, DESCRIPTION = "mbe.safetensors", "mbe.json"
 
 
@@ -150,8 +150,10 @@ def _neurons_of(snn: nn.Module, conversion: Conversion) -> tuple[dict[str, Any],
                 "kind": type(node).__name__,
                 "reduction": node.reduction.name,
                 "mirrored": node.mirrored,
+                "octaves": node.octaves,
                 "function": node.function,
                 "fit_error": node.fit_error,
+                "dead_zone": node.dead_zone,
                 "scale": node.scale,
                 "simulate": node.simulate,
                 "site": node.site,
@@ -178,14 +180,15 @@ def _node(key: str, d: dict[str, Any], buffers: dict[str, Tensor]) -> Calibrated
     missing = [f for f in (*TABLE_FIELDS, "calibrated") if names.get(f, f) not in buffers]
     if missing:
         raise StorageError(f"{TENSORS} has no tensor {key}|{names.get(missing[0], missing[0])}; save again")
-    tables = Tables(**{f: buffers[names.get(f, f)] for f in TABLE_FIELDS}, mirrored=d["mirrored"])
+    numbers: dict[str, Any] = {f: buffers[names.get(f, f)] for f in TABLE_FIELDS}
+    tables = Tables(**numbers, mirrored=d["mirrored"], octaves=d["octaves"])
     low, high = buffers["calibrated"].tolist()
     if d["kind"] == SharedScaleNode.__name__:
         node: CalibratedNode = SharedScaleNode(tables, d["scale"], buffers["exponents"], low, high)
     else:
         node = CalibratedNode(tables, d["reduction"], low, high, d["function"], d["fit_error"])
     node.simulate, node.site, node.role = d["simulate"], d["site"], d["role"]
-    node.fit_error = d["fit_error"]
+    node.fit_error, node.dead_zone = d["fit_error"], d["dead_zone"]
     return node
 
 

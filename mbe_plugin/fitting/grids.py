@@ -14,6 +14,7 @@ POINTS = 4096
 PROBES = 2048
 WIDEST_STEP = 1 / 8
 FLAT = 1e-9  # of the span of f: nothing
+WIDE = 128.0  # samples beyond it are outliers of an activation function, which is a line or flat there
 GOLDEN = (5**0.5 - 1) / 2  # its multiples fill the unit interval evenly
 
 
@@ -43,6 +44,9 @@ def focused_grid(
 
     A wide domain is mostly tail: GELU's on (-120, 10) leaves 10 % of evenly spaced points for all that
     happens. Half of the cells are spread evenly over the domain, half by |f''|^(2/5).
+
+    Where samples lie beyond WIDE, the error of large values counts relative to them: rare ones of a network are massive
+    activations, all of which its output may hang on, and no segment may be too wide for those at its lower end.
     """
     probe = _probes(scalar, low, high)
     low, high = probe[0], probe[-1]
@@ -52,14 +56,28 @@ def focused_grid(
     share = np.concatenate([[0.0], np.cumsum(cells / max(cells.sum(), 1e-300) + width)])
     borders = np.interp(np.linspace(0, share[-1], points + 1), share, probe)
     borders[0], borders[-1] = low, high
+    wide = samples is not None and np.abs(samples).max() > WIDE
     if samples is not None:
         samples = np.sort(np.clip(samples, low, high))
         half = samples[np.linspace(0, len(samples) - 1, points // 2 + 1).round().astype(np.int64)]
-        borders = np.unique(np.concatenate([borders[::2], half]))
+        borders = np.unique(
+            np.concatenate([borders[::2], half, _octaves(low, high, points // 8) if wide else []])
+        )
     # one point anywhere in each cell: midpoints could all fall on the same digit of a binary code
     place = np.arange(len(borders) - 1) * GOLDEN % 1.0
     x = borders[:-1] + np.diff(borders) * place
-    return Grid(x, borders, _weights(borders, samples), scalar(x))
+    y = scalar(x)
+    if samples is None or not wide:
+        return Grid(x, borders, _weights(borders, samples), y)
+    weight = _weights(borders, samples, octaves=True) * _relative(y, scalar(samples))
+    return Grid(x, borders, weight / weight.sum(), y)
+
+
+def _octaves(low: float, high: float, points: int) -> Array:
+    """Borders from 1 to either end of the domain, evenly many in each octave."""
+    sides = [np.sign(end) * np.geomspace(1.0, abs(end), points) for end in (low, high) if abs(end) > 1]
+    inside = np.concatenate(sides)
+    return inside[(inside > low) & (inside < high)]
 
 
 def _probes(scalar: Callable[[Array], Array], low: float, high: float) -> Array:
@@ -82,12 +100,19 @@ def _probes(scalar: Callable[[Array], Array], low: float, high: float) -> Array:
     return np.union1d(np.linspace(near[first], near[last], PROBES + 1), near[first : last + 1])
 
 
-def _weights(borders: Array, samples: Array | None, floor: float = 0.02) -> Array:
-    """Each cell's share of the domain, or of the samples with a share ``floor`` of the domain's."""
-    uniform = np.diff(borders) / (borders[-1] - borders[0])
+def _weights(borders: Array, samples: Array | None, floor: float = 0.02, octaves: bool = False) -> Array:
+    """Each cell's share of the domain, or of the samples with a share ``floor`` of the domain's, or of its octaves'."""
+    places = np.sign(borders) * np.log1p(np.abs(borders)) if octaves else borders
+    uniform = np.diff(places) / (places[-1] - places[0])
     if samples is None:
         return uniform
     below = np.searchsorted(samples, borders[1:-1])
     counts = np.diff(np.concatenate([[0], below, [len(samples)]]))
     weight = (1 - floor) * counts / len(samples) + floor * uniform
     return weight / weight.sum()
+
+
+def _relative(y: Array, values: Array) -> Array:
+    """1 for values as usual, 1 / y^2 of those that are larger."""
+    usual = np.quantile(np.abs(values), 0.9)
+    return (usual / np.maximum(np.abs(y), max(usual, 1e-300))) ** 2

@@ -111,7 +111,7 @@ class _SegmentCost:
 
     def __init__(self, grid: Grid, time_steps: int) -> None:
         w = grid.weight
-        x = grid.x - grid.x.mean()
+        x = grid.x - (w * grid.x).sum()
         y = grid.y - (w * grid.y).sum()
         moments = np.stack([w, w * x, w * y, w * x * x, w * x * y, w * y * y])
         self.sums = np.concatenate([np.zeros((6, 1)), np.cumsum(moments, axis=1)], axis=1)

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from mbe_plugin.neuron.dynamics import bank_index
+from mbe_plugin.neuron.scaling import mantissa
 
 CELLS = 2048
 WORTHWHILE = 1 << 13  # elements; below, the search costs less than making the cells
 MOST_PER_CELL = 4
 
 
-def find_bank(x: Tensor, breakpoints: Tensor, mirrored: bool) -> Tensor:
+def find_bank(x: Tensor, breakpoints: Tensor, mirrored: bool, octaves: bool = False) -> Tensor:
     """The same numbers as neuron.dynamics.bank_index (int32 or int64), several times faster on the CPU.
 
     NaN may get another bank: it reads NaN in all of them.
@@ -26,10 +27,11 @@ def find_bank(x: Tensor, breakpoints: Tensor, mirrored: bool) -> Tensor:
     values = x.detach()
     small = values.numel() < WORTHWHILE or breakpoints.numel() == 0
     if small or values.device.type != "cpu" or torch.compiler.is_compiling():
-        return bank_index(values, breakpoints, mirrored)
-    segment = _segment(values.abs() if mirrored else values, breakpoints)
+        return bank_index(values, breakpoints, mirrored, octaves)
+    compared = mantissa(values) if octaves else values.abs() if mirrored else values
+    segment = _segment(compared, breakpoints)
     if segment is None:
-        return bank_index(values, breakpoints, mirrored)
+        return bank_index(values, breakpoints, mirrored, octaves)
     return segment.add_((values < 0), alpha=breakpoints.numel() + 1) if mirrored else segment
 
 

@@ -101,12 +101,18 @@ def encode_identity(x: Tensor, kept_bits: int) -> Tensor:
     denormals read 0; infinities and NaN pass through.
     """
     integer, mantissa, exponents = _FORMAT[x.dtype]
-    dropped = mantissa - kept_bits
     bits = x.view(integer)
-    coded = (bits & (-1 << dropped)).bitwise_or_(1 << (dropped - 1))
+    coded = middle_of_segment(x, kept_bits)
     # one more in the exponent's field: 0 or 1 there means zero, a denormal, an infinity or NaN
     normal = (bits + (1 << mantissa)).bitwise_and_((exponents - 1) << mantissa) != 0
-    return torch.where(normal, coded.view(x.dtype), x * torch.finfo(x.dtype).tiny)
+    return torch.where(normal, coded, x * torch.finfo(x.dtype).tiny)
+
+
+def middle_of_segment(x: Tensor, kept_bits: int) -> Tensor:
+    """x with its mantissa's leading bits, then a 1 and zeros: the middle of one of 2^kept_bits segments of the octave."""
+    integer, mantissa, _ = _FORMAT[x.dtype]
+    dropped = mantissa - kept_bits
+    return (x.view(integer) & (-1 << dropped)).bitwise_or_(1 << (dropped - 1)).view(x.dtype)
 
 
 def identity_codes(x: Tensor, kept_bits: int) -> tuple[Tensor, Tensor]:

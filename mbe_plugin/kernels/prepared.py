@@ -24,6 +24,7 @@ class Prepared:
     breakpoints: Tensor
     mirrored: bool
     halving: bool
+    octaves: bool = False
 
     @property
     def time_steps(self) -> int:
@@ -44,14 +45,16 @@ class Prepared:
         """Bank of each element, or None when there is only one."""
         if self.banks == 1:
             return None
-        return find_bank(x, self.breakpoints, self.mirrored)
+        return find_bank(x, self.breakpoints, self.mirrored, self.octaves)
 
     def rows(self, bank: Tensor | None, place: int) -> int | Tensor:
         """Index of the basis at ``place`` within each element's bank."""
         return place if bank is None else bank * self.bases_per_bank + place
 
 
-def prepare(buffers: Mapping[str, Tensor], like: Tensor, *, mirrored: bool, halving: bool) -> Prepared:
+def prepare(
+    buffers: Mapping[str, Tensor], like: Tensor, *, mirrored: bool, halving: bool, octaves: bool = False
+) -> Prepared:
     """Cast buffers to the dtype and device of ``like``."""
     cast = {name: value.to(like) for name, value in buffers.items()}
-    return Prepared(**cast, mirrored=mirrored, halving=halving)
+    return Prepared(**cast, mirrored=mirrored, halving=halving, octaves=octaves)

@@ -1,5 +1,6 @@
 """What an MBE neuron is: its tables, its reference dynamics, its range reduction."""
 
+from mbe_plugin.neuron.first_spike import first_spike_tables
 from mbe_plugin.neuron.scaling import Reduction
 from mbe_plugin.neuron.tables import (
     Tables,
@@ -13,6 +14,7 @@ __all__ = [
     "Reduction",
     "Tables",
     "exponential_table",
+    "first_spike_tables",
     "halving_table",
     "published_tables",
     "segment_tables",

@@ -8,15 +8,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mbe_plugin.neuron.scaling import mantissa
 from mbe_plugin.neuron.tables import Tables
 
 
-def bank_index(x: Tensor, breakpoints: Tensor, mirrored: bool) -> Tensor:
-    """The bank each element of x drives: breakpoints[b-1] <= x < breakpoints[b]; int64, shape of x."""
+def bank_index(x: Tensor, breakpoints: Tensor, mirrored: bool, octaves: bool = False) -> Tensor:
+    """The bank each element of x drives: breakpoints[b-1] <= x < breakpoints[b]; int64, shape of x.
+
+    mirrored: of |x|, and banks of their own for x < 0; octaves: of its mantissa in [0.5, 1).
+    """
     values = x.detach().contiguous()  # bucketize warns about others
     if not mirrored:
         return torch.bucketize(values, breakpoints, right=True)
-    segment = torch.bucketize(values.abs(), breakpoints, right=True)
+    segment = torch.bucketize(mantissa(values) if octaves else values.abs(), breakpoints, right=True)
     return segment + (x < 0).to(segment.dtype) * (breakpoints.numel() + 1)
 
 
@@ -26,7 +30,7 @@ def reference_spikes(x: Tensor, tables: Tables) -> Tensor:
     x must already be reduced (neuron/scaling.py) and float32 or float64.
     """
     cast = {name: value.to(x) for name, value in tables.as_dict().items()}
-    bank = bank_index(x, cast["breakpoints"], tables.mirrored)
+    bank = bank_index(x, cast["breakpoints"], tables.mirrored, tables.octaves)
     spikes = x.new_zeros((tables.time_steps, tables.bases, *x.shape))
     for n in range(tables.bases):
         driven = bank == n // tables.bases_per_bank
@@ -45,7 +49,7 @@ def reference_decode(spikes: Tensor, x: Tensor, tables: Tables) -> Tensor:
     the element's bank. Every path keeps this order, so decoded values agree bit for bit.
     """
     cast = {name: value.to(x) for name, value in tables.as_dict().items()}
-    bank = bank_index(x, cast["breakpoints"], tables.mirrored)
+    bank = bank_index(x, cast["breakpoints"], tables.mirrored, tables.octaves)
     total = torch.zeros_like(x)
     for n in range(tables.bases):
         output = torch.zeros_like(x)

@@ -31,6 +31,13 @@ def binary_exponent(x: Tensor) -> Tensor:
     return ((x.detach().view(integer) >> mantissa_bits) & mask) - (bias - 1)
 
 
+def mantissa(x: Tensor) -> Tensor:
+    """The m in [0.5, 1) with |x| = m * 2^e; 0.5 for zero and denormals, as for infinities."""
+    integer, mantissa_bits, _, bias = _BITS[x.dtype]
+    bits = x.detach().abs().clamp_min_(torch.finfo(x.dtype).smallest_normal).view(integer)
+    return bits.bitwise_and_((1 << mantissa_bits) - 1).bitwise_or_((bias - 1) << mantissa_bits).view(x.dtype)
+
+
 def power_of_two(exponent: Tensor, dtype: torch.dtype) -> Tensor:
     """2^exponent exactly, as dtype, for integer exponents; 0 below the normal range."""
     integer, mantissa_bits, mask, bias = _BITS[dtype]
@@ -48,7 +55,8 @@ def scale_by_power_of_two(x: Tensor, exponent: Tensor) -> Tensor:
 class Reduction:
     """x -> (reduced, exponent, active), and back: y -> y * 2^(power * exponent).
 
-    kind: 'none' (the input is its own membrane), 'exponent' (reduced = x * 2^-exponent with magnitude
+    kind: 'none' (the input is its own membrane), 'clip' (the same, of what lies in (-1, 1); further out the last numbers
+    there, so that what leaves the range saturates), 'exponent' (reduced = x * 2^-exponent with magnitude
     in [0.5, 1), or in [0.5, 2) and an even exponent when power is +-1/2), 'octave' (power +-1/2 with
     [0.5, 1) and any exponent: an odd one scales the read-out by sqrt(2) or its inverse, so one table serves
     both octaves) or 'fraction' (exponent = floor(x), reduced = x - exponent in [0, 1)).
@@ -60,12 +68,12 @@ class Reduction:
     power: float = 1.0
 
     def accurate_range(self, dtype: torch.dtype, mirrored: bool) -> tuple[float, float] | None:
-        """Least and largest input of a dtype that reads as accurately as the reduced interval; None for kind 'none'.
+        """Least and largest input of a dtype that reads as accurately as the reduced interval; None for others.
 
         Accurate means an error relative to the value, down to the smallest normal number of the dtype: what
         underflows is exact, what overflows is lost.
         """
-        if self.kind == "none":
+        if self.kind in ("none", "clip"):
             return None
         limits = torch.finfo(dtype)
         largest = limits.max * (1 - limits.eps)  # half a step above max itself would round to infinity
@@ -79,6 +87,9 @@ class Reduction:
         """Reduced input, integer exponent and active mask of x (float32 or float64)."""
         if self.kind == "none":
             return x, None, None
+        if self.kind == "clip":
+            largest = 1.0 - torch.finfo(x.dtype).eps / 2
+            return x.clamp(-largest, largest), None, None
         if self.kind == "fraction":
             floor = torch.floor(x)
             active = (floor >= 1.0 - _BITS[x.dtype][3]) & (x < torch.inf)
@@ -113,11 +124,12 @@ class Reduction:
         return torch.where(active, out, limit)
 
     def pull_back(
-        self, gradient: Tensor, slope: Tensor, exponent: Tensor | None, active: Tensor | None
+        self, gradient: Tensor, slope: Tensor, exponent: Tensor | None, active: Tensor | None, x: Tensor
     ) -> Tensor:
-        """The gradient of the input from that of the output, ``slope`` being d read-out / d reduced input."""
+        """The gradient of the input x from that of the output, ``slope`` being d read-out / d reduced input."""
         if exponent is None:
-            return gradient * slope
+            out = gradient * slope
+            return torch.where(x.abs() < 1, out, 0.0) if self.kind == "clip" else out
         if self.kind == "exponent" and self.power == 1:  # the two shifts undo each other
             out = gradient * slope
         else:
@@ -135,6 +147,7 @@ class Reduction:
 
 
 NONE = Reduction("none", "none")
+CLIP = Reduction("clip", "clip")
 IDENTITY = Reduction("identity", "exponent", 1.0)
 RECIPROCAL = Reduction("reciprocal", "exponent", -1.0)
 SQRT = Reduction("sqrt", "exponent", 0.5)
@@ -143,4 +156,6 @@ SQRT_OCTAVE = Reduction("sqrt_octave", "octave", 0.5)
 RSQRT_OCTAVE = Reduction("rsqrt_octave", "octave", -0.5)
 EXP2 = Reduction("exp2", "fraction", 1.0)
 
-REDUCTIONS = {r.name: r for r in (NONE, IDENTITY, RECIPROCAL, SQRT, RSQRT, SQRT_OCTAVE, RSQRT_OCTAVE, EXP2)}
+REDUCTIONS = {
+    r.name: r for r in (NONE, CLIP, IDENTITY, RECIPROCAL, SQRT, RSQRT, SQRT_OCTAVE, RSQRT_OCTAVE, EXP2)
+}

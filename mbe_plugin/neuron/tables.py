@@ -29,12 +29,14 @@ class Tables:
     side in B = len(breakpoints) + 1 banks of N / B bases; an input drives only the bank it falls in
     and reads that bank's bias (routing by segment, an extension). With ``mirrored`` the first half
     of the banks serves x >= 0 and the second half, its mirror image, x < 0; the break points are
-    then magnitudes and B = 2 * (len(breakpoints) + 1).
+    then magnitudes and B = 2 * (len(breakpoints) + 1). With ``octaves`` (mirrored only) the break points
+    are mantissas, strictly between 1/2 and 1, and repeat in every octave.
 
     Shapes: threshold, reset, intensity [T, N]; weight, offset, gain [N]; bias [B];
     breakpoints [B - 1] or, mirrored, [B / 2 - 1]. All float32 on the CPU.
 
-    Raises ValueError for shapes that disagree, T or N below 1, T above 20, or numbers not finite.
+    Raises ValueError for shapes that disagree, T or N below 1, T above 20, numbers not finite, or octaves without
+    mantissas of both signs.
     """
 
     threshold: Tensor
@@ -46,6 +48,7 @@ class Tables:
     gain: Tensor
     breakpoints: Tensor
     mirrored: bool = False
+    octaves: bool = False
 
     def __post_init__(self) -> None:
         for name in TABLE_FIELDS:
@@ -73,6 +76,11 @@ class Tables:
             raise ValueError(f"{self.bases} bases do not fill {self.banks} banks evenly")
         if bool((self.breakpoints[1:] < self.breakpoints[:-1]).any()):
             raise ValueError(f"breakpoints must ascend, got {self.breakpoints.tolist()}")
+        if self.octaves and not (self.mirrored and bool(((self.breakpoints - 0.75).abs() < 0.25).all())):
+            raise ValueError(
+                f"octaves needs mirrored tables and break points between 1/2 and 1, got {self.breakpoints.tolist()} "
+                f"with mirrored={self.mirrored}"
+            )
 
     @property
     def time_steps(self) -> int:
@@ -115,7 +123,7 @@ class Tables:
         return self.banks * per_bank
 
     def as_dict(self) -> dict[str, Tensor]:
-        """The tensors by name (without ``mirrored``)."""
+        """The tensors by name (without ``mirrored`` and ``octaves``)."""
         return {name: getattr(self, name) for name in TABLE_FIELDS}
 
 

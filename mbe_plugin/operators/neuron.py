@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mbe_plugin.errors import CalibrationError
 from mbe_plugin.fitting.functions import FUNCTIONS, Scalar
+from mbe_plugin.kernels.gradients import Detour
 from mbe_plugin.neuron.scaling import (
     IDENTITY,
     binary_exponent,
@@ -59,6 +60,12 @@ class Statistics:
     count: int = 0
     channels: Tensor | None = None  # largest magnitude per entry of the contracted dimension
     samples: list[Tensor] = field(default_factory=list)
+
+    @property
+    def root_mean_square(self) -> float:
+        """Of the kept values; 0 without any."""
+        values = self.sample().double()
+        return values.square().mean().sqrt().item() if values.numel() else 0.0
 
     @property
     def magnitude(self) -> float:
@@ -155,10 +162,12 @@ class CalibratedNode(MBENode):
     ``calibrated`` [2] is the range it was fitted for. Counted since the last ``reset_counts``: ``seen``, all elements;
     ``outside``, those beyond the range that it decodes less accurately, NaN and infinities among them; ``beyond``, those
     beyond the range that its range reduction decodes as accurately. ``site`` and ``role`` say where it stands.
+    Inputs smaller than ``dead_zone`` count as 0: they send nothing and, in an identity, read 0.
     """
 
     site = ""
     role = ""
+    dead_zone = 0.0
 
     calibrated: Tensor
     seen: Tensor
@@ -186,17 +195,30 @@ class CalibratedNode(MBENode):
     def forward(self, x: Tensor, dim: int = -1, where: Tensor | None = None) -> Tensor:
         """Decoded value of x; ``where`` marks the elements that take part (others are not counted)."""
         self.count_range(x, where)
+        x = self.without_dead_zone(x)
         if self.spike_listener is not None:
             self.spike_listener(x, where, None)
         return self.single_step_forward(x)
 
     def decoded(self, x: Tensor, dim: int = -1) -> Tensor:
         """forward(x, dim) without hooks or counters."""
-        return self.single_step_forward(x)
+        return self.single_step_forward(self.without_dead_zone(x))
 
     def sequence(self, x: Tensor, dim: int = -1, where: Tensor | None = None) -> Tensor:
         """Weighted spikes [T, ...], whose sum over time is forward(x, dim, where) up to the order of summation."""
-        return self.weighted_spikes(x)
+        return self.weighted_spikes(self.without_dead_zone(x))
+
+    def without_dead_zone(self, x: Tensor) -> Tensor:
+        """x, with 0 for what is smaller than the dead zone; with gradient 'slope' its gradient goes straight through."""
+        if not self.dead_zone:
+            return x
+        if self.gradient == "slope" and x.requires_grad and torch.is_grad_enabled():
+            return Detour.apply(x, self._silenced, _straight_through)
+        return self._silenced(x)
+
+    def _silenced(self, x: Tensor) -> Tensor:
+        small = x.to(compute_dtype(x)).abs() < self.dead_zone  # in 16 bits the limit itself would be rounded
+        return torch.where(small, 0.0, x)
 
     def count_range(self, x: Tensor, where: Tensor | None) -> None:
         """Add x to ``seen``, and its values beyond the calibrated range to ``outside`` or ``beyond``."""
@@ -248,11 +270,15 @@ class CalibratedNode(MBENode):
         return {**self.__dict__, "spike_listener": None}
 
 
+def _straight_through(x: Tensor, gradient: Tensor) -> Tensor:
+    return gradient
+
+
 class SharedScaleNode(CalibratedNode):
     """An identity whose power-of-two scale is shared: per token (from the data), channel or tensor (calibrated).
 
-    The tables live on magnitudes [0, 1), routed by binary exponent; a value at or above the shared
-    scale saturates. With 'channel', ``calibrated`` is [-1, 1], in units of each channel's scale, so that
+    The tables live on magnitudes [0, 1), routed by binary exponent, or by mantissa in the first-spike code; a value at or
+    above the shared scale saturates. With 'channel', ``calibrated`` is [-1, 1], in units of each channel's scale, so that
     what saturates in a small channel is counted although a large one would hold it. With 'token' nothing finite
     saturates, so what calibration did not see is ``beyond`` its range and never ``outside``.
     """
@@ -260,7 +286,8 @@ class SharedScaleNode(CalibratedNode):
     exponents: Tensor
 
     def __init__(self, tables: Tables, scale: str, exponents: Tensor, low: float, high: float) -> None:
-        super().__init__(tables, "none", low, high, "identity", 2.0**-tables.time_steps)
+        reduction, error = ("clip", 1 / tables.bases) if tables.octaves else ("none", 2.0**-tables.time_steps)
+        super().__init__(tables, reduction, low, high, "identity", error)
         self.shared = scale
         self.register_buffer("exponents", exponents)
 
@@ -288,8 +315,8 @@ class SharedScaleNode(CalibratedNode):
         return scale_by_power_of_two(self.weighted_spikes(reduced), exponent).to(x.dtype)
 
     def scaled(self, x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-        """x in units of its scale, and the scale's exponent."""
-        work = x.to(compute_dtype(x))
+        """x in units of its scale, with 0 for the dead zone, and the scale's exponent."""
+        work = self.without_dead_zone(x.to(compute_dtype(x)))
         exponent = self._exponent(work, dim)
         return scale_by_power_of_two(work, -exponent), exponent
 

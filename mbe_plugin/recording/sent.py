@@ -50,7 +50,7 @@ class Sent:
 def sent_by(node: CalibratedNode, x: Tensor, dim: int = -1, where: Tensor | None = None) -> Sent:
     """What a neuron sends in the call node(x, dim, where)."""
     if not isinstance(node, SharedScaleNode):
-        return Sent(*node.events(x, where), bases=node.bases_per_element)
+        return Sent(*node.events(node.without_dead_zone(x), where), bases=node.bases_per_element)
     reduced, exponent = node.scaled(x, dim)
     shared = None
     if node.scale == "token":

@@ -90,6 +90,22 @@ def test_data_that_calibration_did_not_see_gives_no_warning_where_accuracy_is_ke
     assert all(n.beyond == 0 for n in neurons if n.function in ("gelu", "tanh"))
 
 
+@pytest.mark.parametrize(("dead_zone", "cosine", "events"), [(0.0, 0.999, 1.0), (0.1, 0.98, 0.9)])
+def test_linear_inputs_by_one_event_per_element(
+    minilm: nn.Module, calibration: Calibration, batch: Any, dead_zone: float, cosine: float, events: float
+) -> None:
+    config = MBEConfig(
+        code="first_spike", identity_bases=32, dead_zone=dead_zone, merge=False, include=("*:linear",)
+    )
+    snn, inputs = convert(minilm, calibration, config), batch(*EVALUATION)
+    mask = inputs["attention_mask"]
+    with count_spikes(snn) as sent:
+        got = hidden(snn, inputs)
+    assert least_cosine(embeddings(got, mask), embeddings(hidden(minilm, inputs), mask)) >= cosine
+    assert 0.5 < sent.events / sum(n.elements for n in sent.neurons.values()) <= events
+    assert sent.exponents == 0
+
+
 def test_every_operator_is_spiking(converted: dict) -> None:
     """Six layers: six Linears, an attention, two LayerNorms, a GELU; one more of some at both ends."""
     found = report(converted[16])

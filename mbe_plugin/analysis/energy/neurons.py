@@ -16,7 +16,7 @@ def of_neuron(node: CalibratedNode, sent: NeuronEvents) -> Counter[str]:
     elements, bases = sent.elements, sent.bases_per_element
     found: Counter[str] = Counter(
         {
-            "comparison": elements * (sent.time_steps * bases + _routing(node)),
+            "comparison": elements * (sent.time_steps * bases + _routing(node) + (float(node.dead_zone) > 0)),
             "subtraction": sent.total,
             "table read": 2 * elements * (node.bias.numel() > 1),  # offset, gain, weight and constant
         }
@@ -50,7 +50,7 @@ def _powers_of_two(values: Tensor) -> bool:
 def _reduction(node: CalibratedNode) -> list[tuple[str, int]]:
     """Taking the exponent off, or the whole part of x; a scale per token is the exponent of its largest element."""
     if isinstance(node, SharedScaleNode):
-        return [("shift", 1), ("comparison", int(node.scale == "token"))]
+        return [("shift", 1), ("comparison", (node.scale == "token") + (node.reduction.kind == "clip"))]
     if node.reduction.kind == "fraction":
         return [("comparison", 1), ("addition", 1)]
     return [("shift", 1)] if node.reduction.kind != "none" else []
