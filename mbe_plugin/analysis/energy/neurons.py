@@ -18,7 +18,7 @@ def of_neuron(node: CalibratedNode, sent: NeuronEvents) -> Counter[str]:
         {
             "comparison": elements * (sent.time_steps * bases + _routing(node) + (float(node.dead_zone) > 0)),
             "subtraction": sent.total,
-            "table read": 2 * elements * (node.bias.numel() > 1),  # offset, gain, weight and constant
+            "table read": elements * _reads(node),
         }
     )
     for kind, count in (*_membrane(node), *_reduction(node)):
@@ -30,6 +30,13 @@ def _routing(node: CalibratedNode) -> int:
     """Comparisons that find an element's bank: its sign, and half of the segments at a time."""
     segments = node.breakpoints.numel() + 1
     return math.ceil(math.log2(segments)) + node.mirrored
+
+
+def _reads(node: CalibratedNode) -> int:
+    """Reads of two numbers, of those that an element's bank has for itself; a sign is not one."""
+    banks = node.bias.numel()
+    of_banks = [t.abs().reshape(banks, -1) for t in (node.offset, node.gain, node.w, node.bias)]
+    return math.ceil(sum(t.shape[1] * bool((t != t[:1]).any()) for t in of_banks) / 2)
 
 
 def _membrane(node: CalibratedNode) -> list[tuple[str, int]]:
