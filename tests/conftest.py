@@ -1,4 +1,4 @@
-"""What every test runs under: two threads at most, fixed seeds, no network, warnings as errors."""
+"""What every test runs under: two workers, two threads at most between them, fixed seeds, no network, warnings as errors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from mbe_plugin.env import hide_broken_torchaudio
 
 hide_broken_torchaudio()
 
-THREADS = min(2, int(os.environ.get("OMP_NUM_THREADS", "2")), os.cpu_count() or 1)
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+THREADS = max(1, min(2, int(os.environ.get("OMP_NUM_THREADS", "2")), (os.cpu_count() or 1) // WORKERS))
 torch.set_num_threads(THREADS)
 
 # the same examples every run; `pytest --hypothesis-profile=explore` looks for new ones

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 import mbe_plugin
 from mbe_plugin import MBEConfig, MBEError, MBENode, fit
 from mbe_plugin.neuron.dynamics import reference_spikes
+from mbe_plugin.neuron.first_spike import first_spike_tables
 from mbe_plugin.neuron.scaling import REDUCTIONS
 from mbe_plugin.operators import CalibratedNode
 
@@ -31,7 +32,7 @@ from mbe_plugin.snntorch import MBE, reset  # noqa: E402
 
 T = 8
 FUNCTIONS = ("gelu", "identity", "reciprocal", "sqrt", "rsqrt", "sqrt_octave", "rsqrt_octave", "exp2")
-KINDS = [*FAMILIES, *FUNCTIONS, "published gelu"]
+KINDS = [*FAMILIES, *FUNCTIONS, "published gelu", "first spike"]
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 ROOT = Path(__file__).parents[2]
 
@@ -39,6 +40,8 @@ ROOT = Path(__file__).parents[2]
 def node_of(kind: str) -> MBENode:
     if kind in FAMILIES:
         return MBENode(make_tables(kind, T))
+    if kind == "first spike":
+        return MBENode(first_spike_tables(T, 16), "clip")
     if kind == "published gelu":
         return fit("gelu", time_steps=T, bases=4, family="published").node()
     return fit(kind, time_steps=T, bases=8).node()
