@@ -1,4 +1,4 @@
-"""What every test runs under: two workers, two threads at most between them, fixed seeds, no network, warnings as errors."""
+"""What every test runs under: two threads at most between all workers, fixed seeds, no network, warnings as errors."""
 
 from __future__ import annotations
 
