@@ -100,12 +100,8 @@ def encode_identity(x: Tensor, kept_bits: int) -> Tensor:
     sign * 2^e * (leading T + s mantissa digits, then a 1): one AND and one OR on the float's bits. Zero and
     denormals read 0; infinities and NaN pass through.
     """
-    integer, mantissa, exponents = _FORMAT[x.dtype]
-    bits = x.view(integer)
     coded = middle_of_segment(x, kept_bits)
-    # one more in the exponent's field: 0 or 1 there means zero, a denormal, an infinity or NaN
-    normal = (bits + (1 << mantissa)).bitwise_and_((exponents - 1) << mantissa) != 0
-    return torch.where(normal, coded, x * torch.finfo(x.dtype).tiny)
+    return torch.where(_is_normal(x), coded, x * torch.finfo(x.dtype).tiny)
 
 
 def middle_of_segment(x: Tensor, kept_bits: int) -> Tensor:
@@ -117,10 +113,15 @@ def middle_of_segment(x: Tensor, kept_bits: int) -> Tensor:
 
 def identity_codes(x: Tensor, kept_bits: int) -> tuple[Tensor, Tensor]:
     """Sign, segment and T digits of such an identity as one integer, and whether it sends anything (zero does not)."""
+    integer, mantissa, _ = _FORMAT[x.dtype]
+    return x.view(integer) >> (mantissa - kept_bits), _is_normal(x)
+
+
+def _is_normal(x: Tensor) -> Tensor:
+    """Whether x is no zero, denormal, infinity or NaN."""
     integer, mantissa, exponents = _FORMAT[x.dtype]
-    bits = x.view(integer)
-    normal = (bits + (1 << mantissa)).bitwise_and_((exponents - 1) << mantissa) != 0
-    return bits >> (mantissa - kept_bits), normal
+    # one more in the exponent's field: 0 or 1 there means one of these
+    return (x.view(integer) + (1 << mantissa)).bitwise_and_((exponents - 1) << mantissa) != 0
 
 
 def identity_spike_counts(codes: Tensor, sent: Tensor, time_steps: int, bases: int) -> Tensor:

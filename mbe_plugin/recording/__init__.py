@@ -2,6 +2,7 @@
 
 from mbe_plugin.recording.deliveries import Deliveries, Delivery, Ledger, SiteCall, open_ledgers, told
 from mbe_plugin.recording.events import NeuronEvents, Recording
+from mbe_plugin.recording.looking import looking, refuse_compiled
 from mbe_plugin.recording.record import count_spikes, record
 from mbe_plugin.recording.sent import Sent, sent_by
 from mbe_plugin.recording.trains import Train
@@ -19,8 +20,10 @@ __all__ = [
     "SpikeCounts",
     "Train",
     "count_spikes",
+    "looking",
     "open_ledgers",
     "record",
+    "refuse_compiled",
     "sent_by",
     "told",
 ]

@@ -8,14 +8,13 @@ from threading import Lock
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import _disable_current_modes
 
-from mbe_plugin.errors import ConversionError
 from mbe_plugin.node import MBENode
 from mbe_plugin.operators import SpikingOperator
 from mbe_plugin.operators.neuron import CalibratedNode, SpikeListener, spread
 from mbe_plugin.recording.deliveries import Deliveries, Delivery, Ledger, told
 from mbe_plugin.recording.events import NeuronEvents, Recording
+from mbe_plugin.recording.looking import looking, refuse_compiled
 from mbe_plugin.recording.selection import chosen, receiving
 from mbe_plugin.recording.trains import numbers_of, train_of
 
@@ -114,12 +113,8 @@ def _listener(
     numbers: list[MBENode] = []  # of the neuron, once a train is kept
 
     def listen(x: Tensor, where: Tensor | None, shared: Tensor | None) -> None:
-        if torch.compiler.is_compiling():
-            raise ConversionError(
-                "a compiled forward cannot be recorded; call the network that you passed to torch.compile"
-            )
-        # looking is no part of the forward: no audit or counter of operations sees it, and it outlives inference mode
-        with _disable_current_modes(), torch.inference_mode(False), torch.no_grad():
+        refuse_compiled()
+        with looking():
             counts, tally = _sent(node, x.detach(), where, shared, most)
             with adding:
                 neuron = _neuron(recording, node, counts, trains)

@@ -16,14 +16,14 @@ from torch.utils._python_dispatch import _disable_current_modes
 from mbe_plugin.conversion.following.dense import site_call, unit_call
 from mbe_plugin.conversion.following.frames import Frame
 from mbe_plugin.conversion.following.inside import Inside, holds_tensors, sizes
-from mbe_plugin.conversion.following.moving import looking, moved
+from mbe_plugin.conversion.following.moving import moved
 from mbe_plugin.conversion.following.walk import Router
 from mbe_plugin.conversion.marks import is_activation, tensors_of
 from mbe_plugin.conversion.vocabulary.rules import Call, Rule, Spelling
 from mbe_plugin.errors import ConversionError
 from mbe_plugin.operators import Attention, EncodedCall, SpikingOperator
 from mbe_plugin.operators.calls import CALLS, calls_taken_by
-from mbe_plugin.recording import Sent, SiteCall, open_ledgers
+from mbe_plugin.recording import Sent, SiteCall, looking, open_ledgers
 
 _ATTRIBUTE = "_mbe_sent"
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from mbe_plugin.conversion.following.fan_out import ELEMENTWISE, counted_arrivals
-from mbe_plugin.conversion.following.moving import looking, moved
+from mbe_plugin.conversion.following.moving import moved
 from mbe_plugin.conversion.vocabulary.catalogue import ORDINARY, SPELLINGS
 from mbe_plugin.conversion.vocabulary.rules import Call, MultilinearRule, Spelling
 from mbe_plugin.errors import ConversionError
@@ -30,7 +30,7 @@ from mbe_plugin.operators import (
     Unary,
 )
 from mbe_plugin.operators.calls import CALLS
-from mbe_plugin.recording import Delivery, Ledger, Sent, sent_by
+from mbe_plugin.recording import Delivery, Ledger, Sent, looking, sent_by
 
 READ_OUT = "read-out"
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils._python_dispatch import _disable_current_modes
 
 from mbe_plugin.conversion.vocabulary.rules import Spelling
 from mbe_plugin.recording import Sent
@@ -53,10 +50,3 @@ def _pooled(name: str, sent: Sent, args: tuple, kwargs: dict[str, Any], out: Any
     flat = index.flatten(-places)
     chosen = sent.moved(lambda t: t.flatten(-places).gather(-1, flat).reshape(index.shape))
     return (out if isinstance(out, Tensor) else out[0]), chosen
-
-
-@contextmanager
-def looking() -> Iterator[None]:
-    """Counting is no part of the forward: no audit or counter of operations sees it, and it outlives inference mode."""
-    with _disable_current_modes(), torch.inference_mode(False), torch.no_grad():
-        yield

@@ -29,9 +29,9 @@ from mbe_plugin.conversion.marks import (
 )
 from mbe_plugin.conversion.vocabulary.catalogue import ORDINARY, SPELLINGS
 from mbe_plugin.conversion.vocabulary.rules import Call, Rule, Spelling
-from mbe_plugin.errors import ConversionError, UnseenSiteError, UnsupportedOperatorError
+from mbe_plugin.errors import UnseenSiteError, UnsupportedOperatorError
 from mbe_plugin.operators import Memo, SpikingOperator
-from mbe_plugin.recording import open_ledgers
+from mbe_plugin.recording import open_ledgers, refuse_compiled
 
 
 class WatchedForward(TorchFunctionMode):
@@ -262,10 +262,8 @@ class Router(WatchedForward):
         exact: Callable[[], Any],
     ) -> Any:
         """The output of a site's operator, which is called by ``run``."""
-        if torch.compiler.is_compiling() and open_ledgers():
-            raise ConversionError(
-                "a compiled forward cannot be recorded; call the network that you passed to torch.compile"
-            )
+        if open_ledgers():
+            refuse_compiled()
         out = inside_operator(run)
         if self.watch is not None:
             inside_operator(lambda: self.watch(site, operator, out, exact))  # type: ignore[misc]  # not None here
