@@ -236,8 +236,9 @@ class Router(WatchedForward):
         operator = sites.operators[label]
         if operator is None:
             return inside_operator(exact)
-        run: Callable[[], Any] = lambda: rule.run(operator, call, self.memo)  # noqa: E731
-        return self.run(sites.site(label), operator, call.operands, run, exact)
+        return self.run(
+            sites.site(label), operator, call.operands, lambda: rule.run(operator, call, self.memo), exact
+        )
 
     def at_unit(self, frame: Frame, x: Tensor, exact: Callable[[], Any]) -> Any:
         """See WatchedForward."""
@@ -248,8 +249,13 @@ class Router(WatchedForward):
             out = inside_operator(exact)
             mark(out, ACTIVATION)
             return out
-        run: Callable[[], Any] = lambda: operator(*spec.arguments(frame.module, x))  # noqa: E731
-        out = self.run(sites.site(spec.function), operator, {"input": x}, run, exact)
+        out = self.run(
+            sites.site(spec.function),
+            operator,
+            {"input": x},
+            lambda: operator(*spec.arguments(frame.module, x)),
+            exact,
+        )
         mark(out, spec.emits)
         return out
 
