@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from mbe_plugin.analysis import Report, SiteContribution, locate_error, report
     from mbe_plugin.analysis.energy import Energy, energy
     from mbe_plugin.config import MBEConfig
-    from mbe_plugin.conversion import Calibration, as_sequence, calibrate, convert, load, reset_counts, save
+    from mbe_plugin.conversion import Calibration, as_sequence, calibrate, convert, load, reset_counts, save, set_backend
     from mbe_plugin.errors import (
         BackendError,
         CalibrationError,
@@ -67,6 +67,7 @@ __all__ = [
     "report",
     "reset_counts",
     "save",
+    "set_backend",
     "unregister",
 ]
 
@@ -75,7 +76,7 @@ _NAMES = {
     "analysis.energy": "Energy energy",
     "analysis": "Report SiteContribution locate_error report",
     "config": "MBEConfig",
-    "conversion": "Calibration as_sequence calibrate convert load reset_counts save",
+    "conversion": "Calibration as_sequence calibrate convert load reset_counts save set_backend",
     "errors": "BackendError CalibrationError ConversionError MBEError RangeWarning RegistrationError StorageError "
     "UnseenSiteError UnsupportedOperatorError",
     "fitting": "Fit fit",

@@ -16,6 +16,7 @@ Scale = Literal["auto", "element", "token", "channel", "tensor"]
 LinearInputs = Literal["spiking", "analogue"]
 Simulation = Literal["closed", "steps"]
 Gradient = Literal["surrogate", "slope"]
+Backend = Literal["auto", "torch", "numba", "triton", "cupy"]
 
 SITE_OVERRIDES = ("time_steps", "bases", "identity_bases", "code", "scale", "dead_zone")
 STATIC_SCALES: tuple[Scale, ...] = ("channel", "tensor")
@@ -61,6 +62,8 @@ class MBEConfig:
     merge: use trains that are there already: a unary neuron's feeds the next product, and a product's pairs of spikes
     (LayerNorm, softmax, attention, gates) feed the next weights, without encoding the value again.
     simulate: 'closed' or 'steps' (every step loop is run); both give the same spikes.
+    backend: whose kernels compute the neurons' decoded values; the spikes are the same. 'auto' takes 'numba' on the CPU where
+    Numba is installed, else 'torch'; see MBENode. Files hold it as a wish: where it cannot run, load() takes 'auto'.
     gradient: what the backward pass takes for a neuron's derivative: 'surrogate' (the step loop's, with a surrogate for the
     comparison's) or 'slope' (that of the decoded function, straight through the staircase; not with family 'published').
     strict: refuse a model in which an operator on activations is neither spiking nor exact by design.
@@ -83,6 +86,7 @@ class MBEConfig:
     merge: bool = True
     simulate: Simulation = "closed"
     gradient: Gradient = "surrogate"
+    backend: Backend = "auto"
     strict: bool = True
     margin: float = 1.0
     include: tuple[str, ...] = ("*",)
@@ -100,6 +104,7 @@ class MBEConfig:
             ("linear_inputs", LinearInputs),
             ("simulate", Simulation),
             ("gradient", Gradient),
+            ("backend", Backend),
         ):
             _check_choice(name, getattr(self, name), get_args(kind))
         if self.gradient == "slope" and self.family == "published":

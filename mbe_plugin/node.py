@@ -11,7 +11,8 @@ import torch
 from spikingjelly.activation_based import base, surrogate
 from torch import Tensor, nn
 
-from mbe_plugin.kernels import Prepared, backends, closed, first_spike, gradients, prepare, steps
+from mbe_plugin.errors import BackendError
+from mbe_plugin.kernels import Prepared, backends, closed, first_spike, gradients, operator, prepare, steps
 from mbe_plugin.neuron.dynamics import reference_spikes
 from mbe_plugin.neuron.first_spike import is_first_spike
 from mbe_plugin.neuron.scaling import REDUCTIONS, Reduction, compute_dtype
@@ -19,6 +20,7 @@ from mbe_plugin.neuron.tables import TABLE_FIELDS, Tables
 
 Simulation = Literal["closed", "steps"]
 Gradient = Literal["surrogate", "slope"]
+Backend = Literal["auto", "torch", "numba", "triton", "cupy"]
 SIMULATIONS: tuple[Simulation, ...] = get_args(Simulation)
 GRADIENTS: tuple[Gradient, ...] = get_args(Gradient)
 
@@ -28,6 +30,8 @@ NO_SLOPE = (
     "gradient='slope' needs halving tables or the first-spike code, whose staircase follows a line; take "
     "gradient='surrogate' for others"
 )
+
+Shared = tuple[str, Tensor, int] | tuple[()]  # who shares a scale, its exponents, the contracted dimension
 
 # the method's symbols (eq. 4-8) name the buffers
 BUFFER_OF = {"threshold": "th", "reset": "r", "intensity": "d", "weight": "w"}
@@ -58,14 +62,17 @@ class MBENode(base.MemoryModule):
     the decoded staircase follows: 1 for an identity, 0 where the neuron saturates. Neither changes the output, and with
     simulate 'closed' neither runs the loop's graph.
 
-    ``backend`` is 'torch'; in step_mode 'm' 'cupy' is listed beside it (``supported_backends``), on every host.
+    backend: whose kernels compute decoded values and count events; the spikes are the same. 'auto' takes 'numba' for
+    float32, bfloat16 and float16 on the CPU where Numba is installed, else 'torch'. 'numba' runs or raises. Trains that are
+    spelled out (``spikes``, ``weighted_spikes``, step_mode 'm') are made by torch, and so is what autograd must follow.
+    ``supported_backends`` lists those of the step mode, on every host; not every one can run everywhere.
 
     Raises TypeError for an input that is not a floating tensor and for tables of another type, ValueError for a wrong
     leading dimension in mode 'm', for an unknown reduction, simulation or gradient, and for 'slope' with tables that
-    have none, BackendError for a backend that cannot be chosen.
+    have none, BackendError for a backend that cannot be chosen, or has no kernel for an input.
     """
 
-    _backend = "torch"
+    _backend = "auto"
 
     th: Tensor
     r: Tensor
@@ -84,6 +91,7 @@ class MBENode(base.MemoryModule):
         step_mode: str = "s",
         simulate: Simulation = "closed",
         gradient: Gradient = "surrogate",
+        backend: Backend = "auto",
     ) -> None:
         super().__init__()
         if not isinstance(tables, Tables):
@@ -103,6 +111,7 @@ class MBENode(base.MemoryModule):
         self.step_mode = step_mode
         self.simulate = simulate
         self.gradient = gradient
+        self.backend = backend
 
     def _choose_fast_paths(self, tables: Tables) -> None:
         self.halving = tables.halving
@@ -151,7 +160,7 @@ class MBENode(base.MemoryModule):
 
     @backend.setter
     def backend(self, value: str) -> None:
-        backends.require(value, self.step_mode, type(self).__name__)
+        backends.require(value, self.supported_backends, self.step_mode, type(self).__name__)
         self._backend = value
 
     @property
@@ -181,6 +190,8 @@ class MBENode(base.MemoryModule):
     def single_step_forward(self, x: Tensor) -> Tensor:
         """Decoded value of x [...], same shape and dtype (all T steps in one call)."""
         _check_floating(x)
+        if self._takes_kernel(x) and not _differentiable(x):
+            return self._by_kernel(x)[0]
         work = x.to(compute_dtype(x))
         return self._decode(work).to(x.dtype)
 
@@ -190,6 +201,10 @@ class MBENode(base.MemoryModule):
         if x_seq.dim() < 1 or x_seq.shape[0] != self.time_steps:
             raise ValueError(
                 f"step_mode 'm' takes [T, ...] with T = {self.time_steps}, got {list(x_seq.shape)}"
+            )
+        if self.backend == "numba":
+            raise BackendError(
+                f"{type(self).__name__} has the backend 'numba' in step_mode 's' only and is in 'm'; take backend='auto'"
             )
         return self.weighted_spikes(x_seq.sum(0))
 
@@ -233,6 +248,8 @@ class MBENode(base.MemoryModule):
         Both on x's device, which nothing here waits for.
         """
         _check_floating(x)
+        if self._takes_kernel(x):
+            return self._counts_of(self._by_kernel(x, where, counted=True)[2])
         work = x.to(compute_dtype(x))
         if self._takes_closed_form() and self._kept_bits is not None:
             codes, normal = closed.identity_codes(work, self._kept_bits)
@@ -280,8 +297,32 @@ class MBENode(base.MemoryModule):
             return self._by_steps(work, _traceable(fire) if torch.compiler.is_compiling() else fire)
         return gradients.Detour.apply(work, self._value, self._pull)
 
+    def _takes_kernel(self, x: Tensor) -> bool:
+        """Whether a compiled kernel computes the decoded value of x."""
+        return backends.runs_on(self.backend, x) == "numba"
+
+    def _by_kernel(
+        self, x: Tensor, where: Tensor | None = None, counted: bool = False, shared: Shared = ()
+    ) -> operator.Found:
+        """What kernels.operator finds of x [...]: decoded values, ends, counts."""
+        self._check_device(x)
+        kept_bits, form = self._kept_bits or 0, "closed" if self._takes_closed_form() else "steps"
+        if form == "closed" and self._kept_bits is not None:
+            form = "identity"
+        elif form == "closed" and self.first_spike:
+            form, kept_bits = "first_spike", (self.bases // 2).bit_length() - 1
+        tables = list(self._buffers_by_field().values())
+        kind = form, self.reduction.name, self.mirrored, self.octaves, kept_bits
+        return operator.neuron(x, tables, *kind, where, counted, *shared)
+
+    def _counts_of(self, counts: Tensor) -> tuple[Tensor, Tensor]:
+        """Spikes [T, N] and exponents [] of the counts that a kernel gives."""
+        return counts[:-1].view(self.time_steps, self.bases), counts[-1]
+
     def _value(self, work: Tensor) -> Tensor:
         """The decoded value, without a graph."""
+        if self._takes_kernel(work):
+            return self._by_kernel(work)[0]
         if not self._takes_closed_form():
             return self._by_steps(work, steps.heaviside)
         if self._kept_bits is not None:
@@ -359,12 +400,15 @@ class MBENode(base.MemoryModule):
     def _takes_closed_form(self) -> bool:
         return self.simulate == "closed" and self._has_closed_form
 
-    def _prepared(self, like: Tensor) -> Prepared:
-        if self.th.device != like.device:
+    def _check_device(self, x: Tensor) -> None:
+        if self.th.device != x.device:
             raise ValueError(
-                f"the neuron's tables are on {self.th.device}, its input on {like.device}; "
+                f"the neuron's tables are on {self.th.device}, its input on {x.device}; "
                 "move the network with .to(device)"
             )
+
+    def _prepared(self, like: Tensor) -> Prepared:
+        self._check_device(like)
         return prepare(
             self._buffers_by_field(),
             like,
@@ -456,4 +500,4 @@ def _check_floating(x: Tensor) -> None:
         )
 
 
-__all__ = ["GRADIENTS", "SIMULATIONS", "Gradient", "MBENode", "Simulation"]
+__all__ = ["GRADIENTS", "SIMULATIONS", "Backend", "Gradient", "MBENode", "Simulation"]

@@ -47,6 +47,7 @@ PUBLIC = [
     "report",
     "reset_counts",
     "save",
+    "set_backend",
     "unregister",
 ]
 # each needs what only one generation of SpikingJelly has

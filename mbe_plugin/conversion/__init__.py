@@ -1,5 +1,6 @@
 """From an ANN and calibration batches to a spiking network: record, build, route, audit."""
 
+from mbe_plugin.conversion.backend import set_backend
 from mbe_plugin.conversion.convert import calibrate, convert, reset_counts
 from mbe_plugin.conversion.following.sequences import as_sequence
 from mbe_plugin.conversion.network import Conversion
@@ -16,4 +17,5 @@ __all__ = [
     "load",
     "reset_counts",
     "save",
+    "set_backend",
 ]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mbe_plugin.config import MBEConfig
 from mbe_plugin.conversion.audit import Audit, Findings
+from mbe_plugin.conversion.backend import check_backend
 from mbe_plugin.conversion.batches import device_of
 from mbe_plugin.conversion.build import NeuronBuilder
 from mbe_plugin.conversion.following.comparison import root_ratio, seeded, squared_error
@@ -63,10 +64,12 @@ def convert(
     Returns a module of the model's own class, in eval mode, with the same call and the same outputs; its operators are
     submodules under ``.mbe``, and ``mbe_plugin.report(snn)`` lists them.
     Raises CalibrationError (see calibrate), UnsupportedOperatorError for an operator on activations without a spiking
-    form, named with its module path (strict), and ConversionError if nothing was found to convert, the model cannot be
-    copied or followed, or it computes something else once its modules are routed.
+    form, named with its module path (strict), ConversionError if nothing was found to convert, the model cannot be
+    copied or followed, or it computes something else once its modules are routed, BackendError for a backend that cannot
+    run here.
     """
     config, tell = config or MBEConfig(), Progress(progress)
+    check_backend(config.backend)
     work, modules = install_copy(model, copy)
     if isinstance(calibration, Calibration):
         _check_same_model(work, calibration)

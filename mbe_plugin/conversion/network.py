@@ -119,6 +119,7 @@ def attach(
             operator.site = site.name
             for role, node in operator.neurons():
                 node.simulate, node.gradient, node.notice = config.simulate, config.gradient, notice
+                node.backend = config.backend
                 if not node.site:
                     node.site, node.role = site.name, role
         if site.unit is not None:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from mbe_plugin.config import MBEConfig
 from mbe_plugin.conversion.audit import Findings
+from mbe_plugin.conversion.backend import runnable
 from mbe_plugin.conversion.following.routed import CONTAINER, original_class
 from mbe_plugin.conversion.network import Conversion, attach, install_copy
 from mbe_plugin.conversion.sites import Site
@@ -88,7 +89,7 @@ def load(
     sites = [_site_from_dict(d) for d in description["sites"]]
     nodes = _nodes_from(description["neurons"], tensors)
     conversion = Conversion(
-        config=MBEConfig.from_json(json.dumps(description["config"])),
+        config=runnable(MBEConfig.from_json(json.dumps(description["config"]))),
         sites=sites,
         kept_exact=description["kept_exact"],
         findings=Findings(

@@ -21,10 +21,13 @@ LIBRARIES = {
     "transformers": "pip install transformers",
     "timm": "pip install timm",
     "torchaudio": "pip install torchaudio, though nothing here needs it",
-    "numba": "pip install numba",
+    "numba": "pip install 'mbe_plugin[fast]'",
     "triton": "pip install triton",
     "cupy": "pip install cupy-cuda12x, or the one of your CUDA",
 }
+
+
+NAMED = ("torch", "numba", "triton", "cupy")  # backends that can be asked for
 
 
 def environment() -> dict[str, str]:
@@ -36,8 +39,8 @@ def environment() -> dict[str, str]:
         "platform": platform.platform,
         "torch": _torch,
         "GPU": _gpus,
-        "backend torch": partial(_backend, "torch"),
-        "backend cupy": partial(_backend, "cupy"),
+        "backend auto": _automatic,
+        **{f"backend {name}": partial(_backend, name) for name in NAMED},
         **{name: partial(_library, name, distributions.get(name, [])) for name in LIBRARIES},
         "spikingjelly has": partial(_features, there=True),
         "spikingjelly lacks": partial(_features, there=False),
@@ -97,6 +100,12 @@ def _backend(name: str) -> str:
 
     reasons = backends.missing(name)
     return f"not available: {', '.join(reasons)}" if reasons else "available"
+
+
+def _automatic() -> str:
+    from mbe_plugin.kernels import backends
+
+    return backends.automatic()
 
 
 def _features(*, there: bool) -> str:

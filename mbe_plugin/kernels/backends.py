@@ -1,35 +1,42 @@
-"""Which backends the neuron has in each step mode, as SpikingJelly counts them, and why one cannot run here."""
+"""Which backends the neuron has in each step mode, as SpikingJelly counts them, why one cannot run here, and which does.
+
+A backend is a module or a package in this folder with ``missing()`` and ``refusal(x)``; see numba_cpu.
+"""
 
 from __future__ import annotations
 
 import importlib
+import logging
+from collections.abc import Callable, Sequence
+from functools import cache
 
 import torch
+from torch import Tensor
 
 from mbe_plugin.errors import BackendError
+from mbe_plugin.kernels import numba_cpu
 
-# the host's rule: a kernel over all T steps is a matter of step mode 'm'
-SUPPORTED: dict[str, tuple[str, ...]] = {"s": ("torch",), "m": ("torch", "cupy")}
-BACKENDS = SUPPORTED["m"]
+# the host's rule: a kernel over all T steps is a matter of step mode 'm'; ours compute the decoded value of mode 's'
+SUPPORTED: dict[str, tuple[str, ...]] = {
+    "s": ("auto", "torch", "numba", "triton"),
+    "m": ("auto", "torch", "cupy"),
+}
+BACKENDS = ("auto", "torch", "numba", "triton", "cupy")
 
 
 def missing(backend: str) -> list[str]:
     """What keeps one of BACKENDS from running here; nothing for one that can."""
-    if backend == "torch":
-        return []
-    gpu = [] if torch.cuda.is_available() else ["there is no CUDA GPU (torch.cuda.is_available() is False)"]
-    return [*_without_cupy(), *gpu, "the CuPy kernel comes with a later release of mbe_plugin"]
+    return _MISSING[backend]() if backend in _MISSING else []
 
 
-def require(backend: str, step_mode: str, neuron: str) -> None:
+def require(backend: str, supported: Sequence[str], step_mode: str, neuron: str) -> None:
     """Raise BackendError, in one sentence, unless the backend can be chosen for a neuron in this step mode."""
-    if backend not in BACKENDS:
-        known = ", ".join(map(repr, BACKENDS))
-        raise BackendError(f"{neuron} knows no backend {backend!r}; take one of {known}")
-    if backend not in SUPPORTED[step_mode]:
+    check_known(backend, neuron)
+    if backend not in supported:
+        other = "m" if step_mode == "s" else "s"
         raise BackendError(
-            f"{neuron} has the backend {backend!r} in step_mode 'm' only and is in {step_mode!r}; call "
-            "functional.set_step_mode(net, 'm') first, or keep backend='torch'"
+            f"{neuron} has the backend {backend!r} in step_mode {other!r} only and is in {step_mode!r}; call "
+            f"functional.set_step_mode(net, {other!r}) first, or keep backend='torch'"
         )
     reasons = missing(backend)
     if reasons:
@@ -38,10 +45,68 @@ def require(backend: str, step_mode: str, neuron: str) -> None:
         )
 
 
+def check_known(backend: object, who: str) -> None:
+    """Raise BackendError for what is not one of BACKENDS."""
+    if backend not in BACKENDS:
+        known = ", ".join(map(repr, BACKENDS))
+        raise BackendError(f"{who} knows no backend {backend!r}; take one of {known}")
+
+
+def runs_on(backend: str, x: Tensor) -> str:
+    """'torch' or 'numba': what computes a decoded value of x [...].
+
+    Raises BackendError for an input for which a backend asked for by name has no kernel.
+    """
+    if backend == "auto":
+        return _automatic(x)
+    if backend == "numba" and (why := numba_cpu.refusal(x)):
+        raise BackendError(f"backend 'numba' has no kernel for {why}; take backend='auto' or 'torch'")
+    return backend if backend == "numba" else "torch"
+
+
+def _automatic(x: Tensor) -> str:
+    # a compiler and a subclass of Tensor (DTensor, say) know what torch's own operators do
+    if torch.compiler.is_compiling() or type(x) not in _PLAIN or numba_cpu.refusal(x):
+        return "torch"
+    return "numba" if _numba_is_there() else "torch"
+
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+@cache
+def _numba_is_there() -> bool:
+    logging.getLogger("mbe_plugin").info(automatic())
+    return not numba_cpu.missing()
+
+
+def automatic() -> str:
+    """What the backend 'auto' takes here and why, in one sentence."""
+    reasons = numba_cpu.missing()
+    if reasons:
+        return f"backend 'auto' is torch: {', '.join(reasons)}"
+    return (
+        "backend 'auto' is numba for float32, bfloat16 and float16 on the CPU, where one compiled pass is the cheapest, "
+        "and torch for other inputs and in compiled forwards"
+    )
+
+
 def cupy_install() -> str:
     """The command that installs the CuPy of this torch's CUDA."""
     major = (torch.version.cuda or "12").split(".")[0]
     return f"pip install cupy-cuda{major}x"
+
+
+def _triton() -> list[str]:
+    return [*_without_gpu(), "the Triton kernels come with a later release of mbe_plugin"]
+
+
+def _cupy() -> list[str]:
+    return [*_without_cupy(), *_without_gpu(), "the CuPy kernel comes with a later release of mbe_plugin"]
+
+
+def _without_gpu() -> list[str]:
+    return [] if torch.cuda.is_available() else ["there is no CUDA GPU (torch.cuda.is_available() is False)"]
 
 
 def _without_cupy() -> list[str]:
@@ -54,3 +119,10 @@ def _without_cupy() -> list[str]:
     except ImportError as error:
         return [f"CuPy does not load ({error})"]
     return []
+
+
+_MISSING: dict[str, Callable[[], list[str]]] = {
+    "numba": numba_cpu.missing,
+    "triton": _triton,
+    "cupy": _cupy,
+}

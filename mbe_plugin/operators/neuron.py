@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mbe_plugin.errors import CalibrationError
 from mbe_plugin.fitting.functions import FUNCTIONS, Scalar
+from mbe_plugin.kernels import backends
 from mbe_plugin.kernels.gradients import Detour
 from mbe_plugin.neuron.scaling import (
     IDENTITY,
@@ -152,8 +153,10 @@ class Observer(nn.Module):
         return self.scalar(x)
 
 
+# spikes [T, N] and exponents [] that a kernel counted in passing; None where it did not
+Counted = tuple[Tensor, Tensor] | None
 # what the tables get, which of it takes part (None: all), and the exponents that elements share (None: each its own)
-SpikeListener = Callable[[Tensor, Tensor | None, Tensor | None], None]
+SpikeListener = Callable[[Tensor, Tensor | None, Tensor | None, Counted], None]
 
 
 class CalibratedNode(MBENode):
@@ -194,11 +197,26 @@ class CalibratedNode(MBENode):
 
     def forward(self, x: Tensor, dim: int = -1, where: Tensor | None = None) -> Tensor:
         """Decoded value of x; ``where`` marks the elements that take part (others are not counted)."""
+        if self._passes_once(x):
+            return self._in_one_pass(x, where)
         self.count_range(x, where)
         x = self.without_dead_zone(x)
         if self.spike_listener is not None:
-            self.spike_listener(x, where, None)
+            self.spike_listener(x, where, None, None)
         return self.single_step_forward(x)
+
+    def _passes_once(self, x: Tensor) -> bool:
+        """Whether a kernel finds value, range and counts together."""
+        return isinstance(x, Tensor) and self._takes_kernel(x) and not (torch.is_grad_enabled() and x.requires_grad)
+
+    def _in_one_pass(self, x: Tensor, where: Tensor | None) -> Tensor:
+        """forward(x, where=where) where _passes_once(x)."""
+        sent = self.without_dead_zone(x)
+        y, ends, counts = self._by_kernel(sent, where, counted=self.spike_listener is not None)
+        self.count_range(x, where, ends if sent is x else None)
+        if self.spike_listener is not None:
+            self.spike_listener(sent, where, None, self._counts_of(counts))
+        return y
 
     def decoded(self, x: Tensor, dim: int = -1) -> Tensor:
         """forward(x, dim) without hooks or counters."""
@@ -220,13 +238,16 @@ class CalibratedNode(MBENode):
         small = x.to(compute_dtype(x)).abs() < self.dead_zone  # in 16 bits the limit itself would be rounded
         return torch.where(small, 0.0, x)
 
-    def count_range(self, x: Tensor, where: Tensor | None) -> None:
-        """Add x to ``seen``, and its values beyond the calibrated range to ``outside`` or ``beyond``."""
+    def count_range(self, x: Tensor, where: Tensor | None, found: Tensor | None = None) -> None:
+        """Add x to ``seen``, and its values beyond the calibrated range to ``outside`` or ``beyond``.
+
+        found: the ends of x [2], if a kernel has them already.
+        """
         value = x.detach()
         if value.numel() == 0:
             return
-        self.seen += value.numel() if where is None else torch.count_nonzero(where)
-        ends = ends_of(value)
+        self.see(value, where)
+        ends = ends_of(value, found)
         if hold(self.calibrated, ends):
             return
         calibrated, accurate = self._limits(value.dtype)
@@ -240,6 +261,10 @@ class CalibratedNode(MBENode):
         if ends is not None and not self.notice.given and bool(lost.any()):
             low, high = self.calibrated.tolist()
             self.notice.give(self.site, self.role, low, high, value[lost][0].item())
+
+    def see(self, x: Tensor, where: Tensor | None) -> None:
+        """Add x to ``seen``."""
+        self.seen += x.numel() if where is None else torch.count_nonzero(where)
 
     def _limits(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """The calibrated range [2], and that in which accuracy is kept, which holds it (the same tensor if no wider)."""
@@ -260,6 +285,11 @@ class CalibratedNode(MBENode):
         """Forget ``seen``, ``outside`` and ``beyond``."""
         for counter in COUNTERS:
             getattr(self, counter).zero_()
+
+    @property
+    def supported_backends(self) -> tuple[str, ...]:
+        """See MBENode; what this neuron computes is a decoded value in either step mode."""
+        return tuple(dict.fromkeys((*backends.SUPPORTED["s"], *super().supported_backends)))
 
     @property
     def scale(self) -> str:
@@ -298,11 +328,26 @@ class SharedScaleNode(CalibratedNode):
 
     def forward(self, x: Tensor, dim: int = -1, where: Tensor | None = None) -> Tensor:
         """Decoded value of x, scaled along ``dim``, the contracted dimension."""
+        if self.spike_listener is None and self._passes_once(x) and x.is_contiguous():
+            return self._scaled_in_one_pass(x, dim, where)
         reduced, exponent = self.scaled(x, dim)
         self.count_range(reduced if self.shared == "channel" else x, where)
         if self.spike_listener is not None:
-            self.spike_listener(reduced, where, exponent)
+            self.spike_listener(reduced, where, exponent, None)
         return scale_by_power_of_two(self.single_step_forward(reduced), exponent).to(x.dtype)
+
+    def _scaled_in_one_pass(self, x: Tensor, dim: int, where: Tensor | None) -> Tensor:
+        """forward(x, dim, where) where _passes_once(x), for contiguous x and without a listener."""
+        sent = self.without_dead_zone(x)
+        exponents = self._exponent(sent.to(compute_dtype(x)), dim)
+        y, ends, _ = self._by_kernel(sent, shared=(self.shared, exponents, dim))
+        if self.shared != "channel":
+            self.count_range(x, where, ends if sent is x else None)
+        elif not hold(self.calibrated, ends_of(x, ends)):
+            self.count_range(self.scaled(x, dim)[0], where)
+        else:
+            self.see(x, where)
+        return y
 
     def decoded(self, x: Tensor, dim: int = -1) -> Tensor:
         """See CalibratedNode."""

@@ -14,11 +14,14 @@ if TYPE_CHECKING:
     from mbe_plugin.operators.neuron import CalibratedNode
 
 
-def ends_of(value: Tensor) -> tuple[Tensor, Tensor] | None:
-    """The least and the largest value, NaN if there is one; None where a look would wait for a device or break a graph."""
+def ends_of(value: Tensor, found: Tensor | None = None) -> tuple[Tensor, Tensor] | None:
+    """The least and the largest value, NaN if there is one; None where a look would wait for a device or break a graph.
+
+    found: both [2], if somebody has looked already.
+    """
     if value.device.type != "cpu" or torch.compiler.is_compiling():
         return None
-    return torch.aminmax(value)
+    return torch.aminmax(value) if found is None else (found[0], found[1])
 
 
 def hold(limits: Tensor, ends: tuple[Tensor, Tensor] | None) -> bool:

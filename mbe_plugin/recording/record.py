@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mbe_plugin.node import MBENode
 from mbe_plugin.operators import SpikingOperator
-from mbe_plugin.operators.neuron import CalibratedNode, SpikeListener, spread
+from mbe_plugin.operators.neuron import CalibratedNode, Counted, SpikeListener, spread
 from mbe_plugin.recording.deliveries import Deliveries, Delivery, Ledger, told
 from mbe_plugin.recording.events import NeuronEvents, Recording
 from mbe_plugin.recording.looking import looking, refuse_compiled
@@ -87,9 +87,9 @@ class _Listeners:
     def __init__(self, each: tuple[SpikeListener, ...]) -> None:
         self.each = each
 
-    def __call__(self, x: Tensor, where: Tensor | None, shared: Tensor | None) -> None:
+    def __call__(self, x: Tensor, where: Tensor | None, shared: Tensor | None, counted: Counted) -> None:
         for listen in self.each:
-            listen(x, where, shared)
+            listen(x, where, shared, counted)
 
 
 def _each(node: CalibratedNode) -> tuple[SpikeListener, ...]:
@@ -112,10 +112,10 @@ def _listener(
 ) -> SpikeListener:
     numbers: list[MBENode] = []  # of the neuron, once a train is kept
 
-    def listen(x: Tensor, where: Tensor | None, shared: Tensor | None) -> None:
+    def listen(x: Tensor, where: Tensor | None, shared: Tensor | None, counted: Counted = None) -> None:
         refuse_compiled()
         with looking():
-            counts, tally = _sent(node, x.detach(), where, shared, most)
+            counts, tally = _sent(node, x.detach(), where, shared, most, counted)
             with adding:
                 neuron = _neuron(recording, node, counts, trains)
                 neuron.add(counts, tally)
@@ -137,12 +137,21 @@ def _neuron(recording: Recording, node: CalibratedNode, like: Tensor, trains: bo
 
 
 def _sent(
-    node: CalibratedNode, x: Tensor, where: Tensor | None, shared: Tensor | None, most: int | None
+    node: CalibratedNode,
+    x: Tensor,
+    where: Tensor | None,
+    shared: Tensor | None,
+    most: int | None,
+    counted: Counted,
 ) -> tuple[Tensor, Tensor]:
-    """Counts [T, N] and tally [3] of one call; see NeuronEvents."""
-    part = spread(x, None, most)
-    took_part = None if where is None else spread(where.expand(x.shape), None, most)
-    counts, exponents = node.spike_counts(part, took_part)
+    """Counts [T, N] and tally [3] of one call; see NeuronEvents. counted: by the kernel, which looked at all elements."""
+    if most is None and counted is not None:
+        part, took_part = x, where
+        counts, exponents = counted
+    else:
+        part = spread(x, None, most)
+        took_part = None if where is None else spread(where.expand(x.shape), None, most)
+        counts, exponents = node.spike_counts(part, took_part)
     elements, sampled = _how_many(x, where), _how_many(part, took_part)
     if shared is not None:
         exponents = torch.full_like(exponents, shared.numel() if node.scale == "token" else 0)

@@ -33,9 +33,9 @@ def set_backend(net: nn.Module, backend: str) -> None:
 
 def test_what_each_step_mode_has() -> None:
     neuron = node()
-    assert (neuron.supported_backends, neuron.backend) == (("torch",), "torch")
+    assert (neuron.supported_backends, neuron.backend) == (("auto", "torch", "numba", "triton"), "auto")
     functional.set_step_mode(neuron, "m")
-    assert (neuron.supported_backends, neuron.backend) == (("torch", "cupy"), "torch")
+    assert (neuron.supported_backends, neuron.backend) == (("auto", "torch", "cupy"), "auto")
     neuron.backend = "torch"
     assert "backend=torch" in repr(neuron)
 
@@ -43,7 +43,8 @@ def test_what_each_step_mode_has() -> None:
 def test_a_backend_that_nobody_knows_is_refused_by_name() -> None:
     for step_mode in "sm":
         with pytest.raises(
-            BackendError, match="^MBENode knows no backend 'tpu'; take one of 'torch', 'cupy'$"
+            BackendError,
+            match="^MBENode knows no backend 'tpu'; take one of 'auto', 'torch', 'numba', 'triton', 'cupy'$",
         ):
             node(step_mode).backend = "tpu"
 
@@ -70,7 +71,7 @@ def with_cupy(monkeypatch: pytest.MonkeyPatch) -> None:
 def refusal(neuron: MBENode) -> str:
     with pytest.raises(BackendError) as told:
         neuron.backend = "cupy"
-    assert neuron.backend == "torch"
+    assert neuron.backend == "auto"
     return str(told.value)
 
 
@@ -121,7 +122,7 @@ def test_copies_and_pickles_keep_it() -> None:
     neuron = node("m")
     neuron.backend = "torch"
     for twin in (copy.deepcopy(neuron), pickle.loads(pickle.dumps(neuron))):
-        assert (twin.backend, twin.supported_backends) == ("torch", ("torch", "cupy"))
+        assert (twin.backend, twin.supported_backends) == ("torch", ("auto", "torch", "cupy"))
 
 
 # through the host's functional.set_backend, on the hosts that have it
@@ -131,8 +132,8 @@ def test_the_host_logs_and_goes_on_in_mode_s(caplog: pytest.LogCaptureFixture) -
     neuron = node()
     with caplog.at_level(logging.WARNING):
         set_backend(neuron, "cupy")
-    assert "does not supports for backend=cupy. It will still use backend=torch" in caplog.text
-    assert neuron.backend == "torch"
+    assert "does not supports for backend=cupy. It will still use backend=auto" in caplog.text
+    assert neuron.backend == "auto"
 
 
 def test_and_hears_why_not_in_mode_m(caplog: pytest.LogCaptureFixture, without_cupy: None) -> None:
@@ -150,12 +151,12 @@ def test_a_converted_network(caplog: pytest.LogCaptureFixture, without_cupy: Non
     x = tokens(2, 5, WIDTH, seed=2)
     want = snn(x)
     set_backend(snn, "cupy")
-    assert "It will still use backend=torch" in caplog.text
+    assert "It will still use backend=auto" in caplog.text
     functional.set_step_mode(snn, "m")
     with pytest.raises(BackendError, match="CalibratedNode cannot run on backend 'cupy' here"):
         set_backend(snn, "cupy")
     functional.set_step_mode(snn, "s")
-    assert {m.backend for m in snn.modules() if isinstance(m, MBENode)} == {"torch"}
+    assert {m.backend for m in snn.modules() if isinstance(m, MBENode)} == {"auto"}
     assert_same_bits(snn(x), want)
 
 

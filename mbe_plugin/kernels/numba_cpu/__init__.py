@@ -1,0 +1,35 @@
+"""The backend 'numba': every neuron's decoded values and counts by one compiled kernel, on the CPU.
+
+``compiled`` is the kernel's source, ``calls`` hands it a call, ``teams`` runs it on torch's threads. Numba is imported when
+the first call comes; the kernel is compiled then, and kept on the disk (NUMBA_CACHE_DIR, or beside this file).
+"""
+
+from __future__ import annotations
+
+import importlib
+
+import torch
+from torch import Tensor
+
+INSTALL = "pip install 'mbe_plugin[fast]'"
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def missing() -> list[str]:
+    """What keeps the backend from running here; nothing where it can."""
+    try:
+        importlib.import_module("numba")
+    except ModuleNotFoundError as error:
+        if error.name == "numba":
+            return [f"Numba is not installed ({INSTALL})"]
+        return [f"Numba does not load ({error})"]
+    except ImportError as error:  # so it says that it does not fit the NumPy that is there
+        return [f"Numba does not load ({error})"]
+    return []
+
+
+def refusal(x: Tensor) -> str | None:
+    """Why there is no kernel for this input, or None."""
+    if x.device.type != "cpu":
+        return f"an input on {x.device}"
+    return None if x.dtype in DTYPES else f"an input of {x.dtype}"

@@ -1,0 +1,60 @@
+"""A neuron's call as the kernel takes it: numbers and addresses in one array of int64, with room for what it finds."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from math import prod
+
+import torch
+from torch import Tensor
+
+from mbe_plugin.kernels.numba_cpu import DTYPES, compiled, teams
+from mbe_plugin.neuron.scaling import REDUCTIONS
+
+# in the order of compiled's numbers for them
+FORMS = ("identity", "first_spike", "closed", "steps")
+KINDS = ("none", "clip", "fraction", "exponent", "octave")
+POWERS = (1.0, -1.0, 0.5, -0.5)
+SHARED = ("", "tensor", "channel", "token")
+
+
+def neuron(
+    x: Tensor,
+    tables: Sequence[Tensor],
+    form: str,
+    reduction: str,
+    mirrored: bool,
+    octaves: bool,
+    kept_bits: int,
+    where: Tensor | None,
+    counted: bool,
+    shared: str,
+    exponents: Tensor | None,
+    dim: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """operator.neuron on the CPU; float32, bfloat16 or float16."""
+    out = torch.empty_like(x)
+    if exponents is not None:  # which know their places by the order of the elements
+        out, exponents = out.contiguous(), exponents.contiguous()
+    if x.stride() != out.stride():  # not dense: laid out as the output is
+        x = torch.empty_like(out).copy_(x)
+    if where is not None:
+        where = torch.empty_like(out, dtype=torch.bool).copy_(where)
+    tables = [table if table.is_contiguous() else table.contiguous() for table in tables]
+    time_steps, bases = tables[0].shape
+    kind = REDUCTIONS[reduction]
+    threads = teams.threads_for(x.numel())
+    ends = torch.empty(threads, 2)
+    counts = torch.zeros(threads, time_steps * bases + 1 if counted else 0, dtype=torch.int64)
+    arguments = array("q", (
+        x.data_ptr(), out.data_ptr(), DTYPES.index(x.dtype), 0 if where is None else where.data_ptr(), counts.data_ptr(),
+        counts.shape[1], ends.data_ptr(), FORMS.index(form), KINDS.index(kind.kind), POWERS.index(kind.power), mirrored,
+        octaves, kind.kind in ("exponent", "octave") and not mirrored, kept_bits, time_steps, bases, tables[4].numel(),
+        *(table.data_ptr() for table in tables), SHARED.index(shared), 0 if exponents is None else exponents.data_ptr(),
+        prod(x.shape[dim:][1:]), x.shape[dim] if x.dim() else 1,
+    ))  # fmt: skip
+    teams.run(compiled.neuron.address, arguments.buffer_info()[0], x.numel(), threads)
+    if threads == 1:
+        return out, ends.view(2), counts.view(-1)
+    return out, torch.stack([ends[:, 0].amin(), ends[:, 1].amax()]), counts.sum(0)

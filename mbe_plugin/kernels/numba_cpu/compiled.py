@@ -1,0 +1,600 @@
+"""The neuron's kernel, compiled by Numba: one read of the input and one write of the output, block by block in the cache.
+
+Every operation is the torch path's own, in its order, in float32 and rounded once: no fast-math, no contraction. What
+kind of neuron it is, is asked once per block and stage, so one compilation serves all of them. All of it is in this file,
+because Numba's cache on the disk asks for the date of this one only.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import carray, cfunc, njit, types
+from numba.extending import intrinsic
+
+BLOCK = 256
+MOST_COMPARED = 12  # break points that are compared with every element; more are found by cells, as in banks.py
+MOST_PER_CELL = 4
+DIGIT = np.uint16(1) << np.arange(16, dtype=np.uint16)
+UNTIL_SPREAD = 1 << 15  # elements, which a lane of 16 bits can count
+CELLS, FEW_CELLS, MANY = 2048, 256, 1 << 14  # few for fewer than MANY elements: they are made in every call
+
+# what a number among the arguments stands for
+FLOAT32, BFLOAT16, FLOAT16 = range(3)
+IDENTITY, FIRST_SPIKE, CLOSED, STEPS = range(4)
+NONE, CLIP, FRACTION, EXPONENT, OCTAVE = range(5)
+LINEAR, INVERSE, ROOT, INVERSE_ROOT = range(4)
+OWN, TENSOR, CHANNEL, TOKEN = range(4)  # who has a scale in common
+ARGUMENTS = (
+    "input output dtype where counts slots ends form kind power mirrored octaves one_sided kept_bits time_steps bases banks "
+    "threshold reset intensity weight bias offset gain breakpoints shared exponents inner along"
+).split()
+(
+    INPUT, OUTPUT, DTYPE, WHERE, COUNTS, SLOTS, ENDS, FORM, KIND, POWER, MIRRORED, OCTAVES, ONE_SIDED, KEPT_BITS, TIME_STEPS,
+    BASES, BANKS, THRESHOLD, RESET, INTENSITY, WEIGHT, BIAS, OFFSET, GAIN, BREAKPOINTS, SHARED,
+    EXPONENTS, INNER, ALONG,
+) = range(len(ARGUMENTS))  # fmt: skip
+
+I, U, F = np.int32, np.uint32, np.float32
+ZERO, ONE, HALF, INFINITY, NAN = F(0), F(1), F(0.5), F(np.inf), F(np.nan)
+SMALLEST_NORMAL, LARGEST_INSIDE = F(2.0**-126), F(1 - 2.0**-24)
+SQRT2, INVERSE_SQRT2 = F(2.0**0.5), F(2.0**-0.5)
+MAGNITUDE, FIELD, MANTISSA = I(0x7FFFFFFF), I(0xFF), I(0x7FFFFF)
+
+stage = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+
+
+def _pointer_to(kind: Any) -> Any:
+    """The intrinsic that takes an address as a pointer to numbers of this kind."""
+
+    @intrinsic
+    def pointer(context: Any, address: Any) -> Any:
+        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
+
+        return types.CPointer(kind)(types.int64), build
+
+    return pointer
+
+
+def _reread(kind: Any) -> Any:
+    """The intrinsic that takes the 32 bits of a number as those of another kind."""
+
+    @intrinsic
+    def reread(context: Any, number: Any) -> Any:
+        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return builder.bitcast(args[0], context.get_value_type(signature.return_type))
+
+        return kind(number), build
+
+    return reread
+
+
+@intrinsic
+def call_kernel(context: Any, kernel: Any, arguments: Any, first: Any, last: Any, thread: Any) -> Any:
+    """Call the kernel at an address."""
+
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        word = context.get_value_type(types.int64)
+        kind = ir.FunctionType(ir.VoidType(), [word.as_pointer(), word, word, word])
+        called = builder.inttoptr(args[0], kind.as_pointer())
+        builder.call(called, [builder.inttoptr(args[1], word.as_pointer()), *args[2:]])
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 5), build
+
+
+@intrinsic
+def call_thread_number(context: Any, function: Any) -> Any:
+    """Call omp_get_thread_num, which is at an address."""
+
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = ir.FunctionType(context.get_value_type(types.int32), [])
+        return builder.call(builder.inttoptr(args[0], kind.as_pointer()), [])
+
+    return types.int32(types.int64), build
+
+
+bits_of, float_of = _reread(types.int32), _reread(types.float32)
+float32s, int32s, int64s = map(_pointer_to, (types.float32, types.int32, types.int64))
+uint16s, bytes_at = map(_pointer_to, (types.uint16, types.uint8))
+
+
+@stage
+def read(a, first, count, x):
+    """The block's input as float32."""
+    if a[DTYPE] == FLOAT32:
+        given = carray(float32s(a[INPUT] + 4 * first), (BLOCK,))
+        for j in range(count):
+            x[j] = given[j]
+    else:
+        short = carray(uint16s(a[INPUT] + 2 * first), (BLOCK,))
+        if a[DTYPE] == BFLOAT16:
+            for j in range(count):
+                x[j] = float_of(U(U(short[j]) << U(16)))
+        else:
+            for j in range(count):
+                x[j] = from_half(U(short[j]))
+
+
+@stage
+def from_half(bits):
+    """A float16 number as float32, exactly."""
+    magnitude = U(U(bits & U(0x7FFF)) << U(13))
+    if magnitude >= U(0x1F << 23):  # infinity or NaN
+        return float_of(U(U(U(bits & U(0x8000)) << U(16)) | U(U(0x7F800000) | magnitude)))
+    value = float_of(magnitude) * F(2.0**112)
+    return -value if bits & U(0x8000) else value
+
+
+@stage
+def write(a, first, count, y):
+    """The block's output in the dtype of the input, rounded to nearest even."""
+    if a[DTYPE] == FLOAT32:
+        out = carray(float32s(a[OUTPUT] + 4 * first), (BLOCK,))
+        for j in range(count):
+            out[j] = y[j]
+        return
+    short = carray(uint16s(a[OUTPUT] + 2 * first), (BLOCK,))
+    if a[DTYPE] == BFLOAT16:
+        for j in range(count):
+            bits = U(bits_of(y[j]))
+            rounded = U(U(bits + U(0x7FFF)) + U(U(bits >> U(16)) & U(1))) >> U(16)
+            short[j] = np.uint16(rounded if y[j] == y[j] else U(0x7FC0))
+    else:
+        for j in range(count):
+            short[j] = np.uint16(to_half(U(bits_of(y[j]))))
+
+
+@stage
+def to_half(bits):
+    """The float16 number nearest to a float32 number, of two the even one."""
+    magnitude, sign = U(bits & U(0x7FFFFFFF)), U(U(bits >> U(16)) & U(0x8000))
+    if magnitude > U(0x7F800000):
+        return U(sign | U(0x7E00))
+    if magnitude >= U(0x47800000):
+        return U(sign | U(0x7C00))
+    if magnitude < U(0x38800000):  # a subnormal number: the addition shifts and rounds
+        return U(sign | U(U(bits_of(float_of(magnitude) + HALF)) - U(0x3F000000)))
+    odd = U(U(magnitude >> U(13)) & U(1))
+    return U(sign | U(U(U(magnitude - U(112 << 23)) + U(U(0xFFF) + odd)) >> U(13)))
+
+
+@stage
+def update_ends(x, count, ends):
+    """ends [2]: the least and the largest float so far, as integers in the order of the floats; NaN is beyond infinity."""
+    low, high = ends[0], ends[1]
+    for j in range(count):
+        bits = bits_of(x[j])
+        ordered = I(bits ^ I(I(bits >> I(31)) & MAGNITUDE))
+        low, high = min(low, ordered), max(high, ordered)
+    ends[0], ends[1] = low, high
+
+
+@stage
+def write_ends(ends, out):
+    """The ends as floats, both NaN where one is."""
+    low, high = in_order(ends[0]), in_order(ends[1])
+    either = low != low or high != high
+    out[0], out[1] = (NAN, NAN) if either else (low, high)
+
+
+@stage
+def in_order(ordered):
+    """The float that update_ends has as this integer."""
+    return float_of(I(ordered ^ I(I(ordered >> I(31)) & MAGNITUDE)))
+
+
+@stage
+def power_of_two(exponent):
+    """2^exponent; 0 below the normal range, infinity above."""
+    return float_of(I(min(max(I(exponent + I(127)), I(0)), I(255)) << I(23)))
+
+
+@stage
+def shifted(y, exponent):
+    """y * 2^exponent, as scaling.scale_by_power_of_two."""
+    half = I(exponent >> I(1))
+    return y * power_of_two(half) * power_of_two(I(exponent - half))
+
+
+@stage
+def shared_exponents(a, first, count, exponents):
+    """The exponent of each element's shared scale; the elements are [., along, inner]."""
+    shared, inner, along = a[SHARED], a[INNER], a[ALONG]
+    given = int32s(a[EXPONENTS])
+    place, channel, row = first % inner, first // inner % along, first // inner // along
+    for j in range(count):
+        exponents[j] = given[0 if shared == TENSOR else channel if shared == CHANNEL else row * inner + place]
+        place += 1
+        if place == inner:
+            place, channel = 0, channel + 1
+            if channel == along:
+                channel, row = 0, row + 1
+
+
+@stage
+def shift(count, x, exponents, sign):
+    """x * 2^(sign * exponents), in place."""
+    for j in range(count):
+        x[j] = shifted(x[j], I(sign * exponents[j]))
+
+
+@stage
+def split(a, count, x, reduced, exponent, active):
+    """Reduction.split: the reduced input, the exponent and whether anything is sent."""
+    kind, power = a[KIND], a[POWER]
+    if kind == NONE:
+        for j in range(count):
+            reduced[j] = x[j]
+            active[j] = True
+    elif kind == CLIP:
+        for j in range(count):
+            v = LARGEST_INSIDE if x[j] > LARGEST_INSIDE else x[j]
+            reduced[j] = -LARGEST_INSIDE if v < -LARGEST_INSIDE else v
+            active[j] = True
+    elif kind == FRACTION:
+        for j in range(count):
+            floor = np.floor(x[j])
+            sends = floor >= F(-126) and x[j] < INFINITY
+            exponent[j] = I(min(floor if sends else ZERO, F(254)))
+            reduced[j] = x[j] - floor if sends else ZERO
+            active[j] = sends
+    else:
+        even = kind == EXPONENT and power >= ROOT
+        positive = power >= ROOT or a[ONE_SIDED] != 0
+        for j in range(count):
+            bits = bits_of(x[j])
+            field = I(I(bits >> I(23)) & FIELD)
+            e = I(field - I(126))
+            odd = I(e & I(1)) if even else I(0)
+            exponent[j] = I(e - odd)
+            reduced[j] = float_of(I(I(bits & ~I(FIELD << I(23))) | I(I(I(126) + odd) << I(23))))
+            active[j] = field != I(0) and field != FIELD and (x[j] > ZERO or not positive)
+
+
+@stage
+def restore(a, count, y, x, exponent, active):
+    """Reduction.restore, in place; a one-sided neuron reads NaN for negative inputs."""
+    kind, power = a[KIND], a[POWER]
+    if kind == NONE or kind == CLIP:
+        for j in range(count):
+            y[j] = y[j] + x[j] * ZERO
+    elif kind == FRACTION:
+        for j in range(count):
+            limit = ZERO if x[j] < ZERO else x[j]
+            y[j] = shifted(y[j], exponent[j]) if active[j] else limit
+    else:
+        scale(kind, power, count, y, exponent)
+        for j in range(count):
+            if not active[j]:
+                y[j] = limit_of(power, x[j])
+        if a[ONE_SIDED]:
+            for j in range(count):
+                y[j] = NAN if x[j] < ZERO else y[j]
+
+
+@stage
+def scale(kind, power, count, y, exponent):
+    """Reduction.scale, in place."""
+    if kind == OCTAVE:
+        factor = SQRT2 if power == ROOT else INVERSE_SQRT2
+        for j in range(count):
+            y[j] = y[j] * factor if I(exponent[j] & I(1)) == I(1) else y[j]
+    root, inverse = I(power >= ROOT), power == INVERSE or power == INVERSE_ROOT
+    for j in range(count):
+        e = I(exponent[j] >> root)
+        y[j] = shifted(y[j], I(-e) if inverse else e)
+
+
+@stage
+def limit_of(power, x):
+    """What an element reads that sends nothing."""
+    if power == LINEAR:
+        return x * ZERO if abs(x) < INFINITY else x
+    if power == INVERSE:
+        return ONE / x
+    root = np.sqrt(x)
+    return root if power == ROOT else ONE / root
+
+
+@stage
+def cells_of(a, size, before):
+    """How many break points lie in cells before each; and the cells' number, or 0 where they would not help."""
+    breaks = breakpoints_of(a)
+    count = breaks.size
+    if count <= MOST_COMPARED:
+        return 0, ZERO, 0
+    cells = CELLS if size >= MANY else FEW_CELLS
+    per_unit = F(cells) / (breaks[count - 1] - breaks[0])
+    if not per_unit < INFINITY:
+        return 0, ZERO, 0
+    before[: cells + 1] = 0
+    for b in range(count):
+        before[cell(breaks[b], breaks[0], per_unit, F(cells - 1)) + U(1)] += I(1)
+    most = 0
+    for c in range(1, cells + 1):
+        most = max(most, before[c])
+        before[c] += before[c - 1]
+    return (cells if most <= MOST_PER_CELL else 0), per_unit, most
+
+
+@stage
+def cell(value, first, per_unit, last):
+    """The cell of a value; NaN is in the first."""
+    place = (value - first) * per_unit
+    place = place if place > ZERO else ZERO
+    return U(place if place < last else last)
+
+
+@stage
+def breakpoints_of(a):
+    """The break points [.]."""
+    segments = a[BANKS] // 2 if a[MIRRORED] else a[BANKS]
+    return carray(float32s(a[BREAKPOINTS]), (segments - 1,))
+
+
+@stage
+def find_banks(a, count, reduced, compared, cells, per_unit, most, before, bank):
+    """The bank that each reduced input drives."""
+    breaks = breakpoints_of(a)
+    if a[OCTAVES]:
+        for j in range(count):
+            bits = max(I(bits_of(reduced[j]) & MAGNITUDE), I(1 << 23))
+            compared[j] = float_of(I(I(bits & MANTISSA) | I(126 << 23)))
+    elif a[MIRRORED]:
+        for j in range(count):
+            compared[j] = abs(reduced[j])
+    else:
+        for j in range(count):
+            compared[j] = reduced[j]
+    if cells == 0:
+        bank[:count] = 0
+        for b in range(breaks.size):
+            for j in range(count):
+                bank[j] += I(compared[j] >= breaks[b])
+    else:
+        first, last = breaks[0], F(cells - 1)
+        for j in range(count):
+            bank[j] = cell(compared[j], first, per_unit, last)
+        for j in range(count):
+            segment = U(before[U(bank[j])])
+            for _ in range(most):
+                segment += U(segment < U(breaks.size) and compared[j] >= breaks[segment])
+            bank[j] = segment
+    if a[MIRRORED]:
+        for j in range(count):
+            bank[j] += I(reduced[j] < ZERO) * I(breaks.size + 1)
+
+
+@stage
+def decode_closed(a, count, reduced, bank, place, y, codes, o, g, w):
+    """closed.decode of the basis at ``place`` of each bank, added to y; codes: its T spikes as a whole number's digits."""
+    offset = carray(float32s(a[OFFSET]), (a[BASES],))
+    gain = carray(float32s(a[GAIN]), (a[BASES],))
+    weight = carray(float32s(a[WEIGHT]), (a[BASES],))
+    per_bank = U(a[BASES] // a[BANKS])
+    for j in range(count):
+        row = U(U(U(bank[j]) * per_bank) + U(place))
+        o[j], g[j], w[j] = offset[row], gain[row], weight[row]
+    numbers, share = power_of_two(I(a[TIME_STEPS])), power_of_two(I(-a[TIME_STEPS]))
+    top = numbers - ONE
+    for j in range(count):
+        code = np.floor((reduced[j] - o[j]) * g[j] * numbers)
+        code = ZERO if code < ZERO else code
+        code = top if code > top else code
+        codes[j] = code
+        y[j] += code * share * w[j]
+
+
+@stage
+def decode_steps(a, count, reduced, bank, place, y, membrane, output, taken, counts):
+    """steps.decode of the basis at ``place`` of each bank, added to y; its spikes are counted if counts [T, N] has room."""
+    steps, bases = a[TIME_STEPS], a[BASES]
+    threshold = carray(float32s(a[THRESHOLD]), (steps, bases))
+    reset = carray(float32s(a[RESET]), (steps, bases))
+    intensity = carray(float32s(a[INTENSITY]), (steps, bases))
+    weight = carray(float32s(a[WEIGHT]), (bases,))
+    offset = carray(float32s(a[OFFSET]), (bases,))
+    gain = carray(float32s(a[GAIN]), (bases,))
+    per_bank = U(bases // a[BANKS])
+    for j in range(count):
+        row = U(U(U(bank[j]) * per_bank) + U(place))
+        membrane[j] = gain[row] * (reduced[j] - offset[row])
+        output[j] = ZERO
+    for t in range(steps):
+        if a[BANKS] == 1:
+            th, r, d = threshold[t, place], reset[t, place], intensity[t, place]
+            for j in range(count):
+                fires = membrane[j] - th >= ZERO
+                output[j] += d if fires else ZERO
+                if counts.size:
+                    counts[t * bases + place] += fires and taken[j]
+                membrane[j] -= r if fires else ZERO
+        else:
+            for j in range(count):
+                row = U(U(U(bank[j]) * per_bank) + U(place))
+                fires = membrane[j] - threshold[t, row] >= ZERO
+                output[j] += intensity[t, row] if fires else ZERO
+                if counts.size:
+                    counts[t * bases + row] += fires and taken[j]
+                membrane[j] -= reset[t, row] if fires else ZERO
+    for j in range(count):
+        y[j] += weight[U(U(U(bank[j]) * per_bank) + U(place))] * output[j]
+
+
+@stage
+def add_bias(a, count, bank, y):
+    """The constant of each element's bank, added to y."""
+    bias = carray(float32s(a[BIAS]), (a[BANKS],))
+    for j in range(count):
+        y[j] += bias[U(bank[j])]
+
+
+@stage
+def middle(bits, kept):
+    """closed.middle_of_segment of a float's bits."""
+    dropped = I(I(23) - kept)
+    return float_of(I(I(bits & I(I(-1) << dropped)) | I(I(1) << I(dropped - I(1)))))
+
+
+@stage
+def encode_identity(a, count, x, y):
+    """closed.encode_identity."""
+    kept = I(a[KEPT_BITS])
+    for j in range(count):
+        bits = bits_of(x[j])
+        field = I(I(bits >> I(23)) & FIELD)
+        normal = field != I(0) and field != FIELD
+        y[j] = middle(bits, kept) if normal else x[j] * SMALLEST_NORMAL
+
+
+@stage
+def decode_first_spike(a, count, reduced, y):
+    """first_spike.decode."""
+    kept, least = I(a[KEPT_BITS]), power_of_two(I(-a[TIME_STEPS]))
+    for j in range(count):
+        y[j] = middle(bits_of(reduced[j]), kept) if abs(reduced[j]) >= least else ZERO
+
+
+@stage
+def take(a, first, count, active, taken, sent):
+    """Which elements are counted; and how many exponents they send, added to sent [1]."""
+    for j in range(count):
+        taken[j] = active[j]
+    if a[WHERE]:
+        where = carray(bytes_at(a[WHERE] + first), (BLOCK,))
+        for j in range(count):
+            taken[j] = taken[j] and where[j] != 0
+    if a[KIND] >= FRACTION:
+        for j in range(count):
+            sent[0] += taken[j]
+
+
+@stage
+def digits_of_identity(a, count, x, taken, digits, row):
+    """Rows and digits of an identity's spikes are bits of its input."""
+    segments, dropped, steps = U(a[BASES] // 2), U(23 - a[KEPT_BITS]), U(a[TIME_STEPS])
+    for j in range(count):
+        bits = U(bits_of(x[j]))
+        code = U(U(bits & U(0x7FFFFFFF)) >> dropped)
+        segment = U(U(code >> steps) & U(segments - U(1)))
+        row[j] = U(segment + U(U(bits >> U(31)) * segments))
+        digits[j] = U(code & U(U(U(1) << steps) - U(1))) if taken[j] else U(0)
+
+
+@stage
+def digits_of_codes(a, count, codes, bank, place, taken, digits, row):
+    """Those of decode_closed's codes, whose NaN sends nothing."""
+    per_bank = U(a[BASES] // a[BANKS])
+    for j in range(count):
+        row[j] = U(U(U(bank[j]) * per_bank) + U(place))
+        digits[j] = U(I(codes[j])) if taken[j] and codes[j] > ZERO else U(0)
+
+
+@stage
+def count_digits(count, digits, row, lanes):
+    """The digits added to lanes [., N, 16]: by sixteen, the lowest first."""
+    for half in range(lanes.shape[0]):
+        for j in range(count):
+            sixteen = np.uint16(U(digits[j] >> U(16 * half)) & U(0xFFFF))
+            lane = lanes[half, row[j]]
+            for place in range(16):
+                lane[place] += np.uint16((sixteen & DIGIT[place]) != 0)
+
+
+@stage
+def count_first_spike(a, count, reduced, taken, counts):
+    """The time is the exponent, the basis the mantissa's leading bits."""
+    segments = U(a[BASES] // 2)
+    for j in range(count):
+        bits = U(bits_of(reduced[j]))
+        time = 126 - np.int64(U(U(bits >> U(23)) & U(0xFF)))
+        if taken[j] and 0 <= time < a[TIME_STEPS]:
+            segment = U(U(bits >> U(23 - a[KEPT_BITS])) & U(segments - U(1)))
+            counts[time * a[BASES] + U(segment + U(U(bits >> U(31)) * segments))] += 1
+
+
+@stage
+def spread(a, lanes, counts):
+    """The lanes as spikes per step and basis, added to counts [T, N]; the highest digit is step 0. Empties the lanes."""
+    for digit in range(a[TIME_STEPS]):
+        first = (a[TIME_STEPS] - 1 - digit) * a[BASES]
+        for row in range(a[BASES]):
+            counts[first + row] += np.int64(lanes[digit // 16, row, digit % 16])
+    lanes[:] = 0
+
+
+@cfunc(types.void(types.CPointer(types.int64), types.int64, types.int64, types.int64), cache=True, error_model="numpy")
+def neuron(arguments, first, last, thread):
+    """Elements first .. last - 1 of a call, by one of its threads; ARGUMENTS says what each number stands for."""
+    a = carray(arguments, (ALONG + 1,))
+    x, reduced, compared, y = np.empty(BLOCK, F), np.empty(BLOCK, F), np.empty(BLOCK, F), np.empty(BLOCK, F)
+    o, g, w, codes = np.empty(BLOCK, F), np.empty(BLOCK, F), np.empty(BLOCK, F), np.empty(BLOCK, F)
+    exponent, exponents, bank = np.zeros(BLOCK, I), np.zeros(BLOCK, I), np.zeros(BLOCK, I)
+    active, taken = np.ones(BLOCK, np.bool_), np.ones(BLOCK, np.bool_)
+    before = np.empty(CELLS + 1, I)
+    form, slots, shared = a[FORM], a[SLOTS], a[SHARED]
+    counts = carray(int64s(a[COUNTS] + 8 * thread * slots), (slots,))
+    by_digits = slots > 0 and (form == IDENTITY or form == CLOSED)
+    digits, row = np.zeros(BLOCK, U), np.zeros(BLOCK, U)
+    lanes = np.zeros(((a[TIME_STEPS] + 15) // 16, a[BASES] if by_digits else 0, 16), np.uint16)
+    ends = np.array([0x7FFFFFFF, -0x80000000], I)
+    cells, per_unit, most = cells_of(a, last - first, before) if form >= CLOSED else (0, ZERO, 0)
+    for start in range(first, last, BLOCK):
+        count = min(last - start, BLOCK)
+        read(a, start, count, x)
+        if shared != CHANNEL:
+            update_ends(x, count, ends)
+        if shared != OWN:
+            shared_exponents(a, start, count, exponents)
+            shift(count, x, exponents, -1)
+        if shared == CHANNEL:  # whose range is that of the scaled input
+            update_ends(x, count, ends)
+        if form != IDENTITY or slots:
+            split(a, count, x, reduced, exponent, active)
+        if slots:
+            take(a, start, count, active, taken, counts[slots - 1 :])
+        if form == IDENTITY:
+            encode_identity(a, count, x, y)
+            if by_digits:
+                digits_of_identity(a, count, x, taken, digits, row)
+                count_digits(count, digits, row, lanes)
+        elif form == FIRST_SPIKE:
+            decode_first_spike(a, count, reduced, y)
+            if slots:
+                count_first_spike(a, count, reduced, taken, counts)
+        else:
+            if a[BANKS] > 1:
+                find_banks(a, count, reduced, compared, cells, per_unit, most, before, bank)
+            y[:count] = ZERO
+            for place in range(a[BASES] // a[BANKS]):
+                if form == STEPS:
+                    decode_steps(a, count, reduced, bank, place, y, o, g, taken, counts)
+                else:
+                    decode_closed(a, count, reduced, bank, place, y, codes, o, g, w)
+                    if by_digits:
+                        digits_of_codes(a, count, codes, bank, place, taken, digits, row)
+                        count_digits(count, digits, row, lanes)
+            add_bias(a, count, bank, y)
+        if form != IDENTITY:
+            restore(a, count, y, x, exponent, active)
+        if shared != OWN:
+            shift(count, y, exponents, 1)
+        write(a, start, count, y)
+        if by_digits and (last - start <= BLOCK or (start - first) % UNTIL_SPREAD == UNTIL_SPREAD - BLOCK):
+            spread(a, lanes, counts)
+    write_ends(ends, carray(float32s(a[ENDS] + 8 * thread), (2,)))
+
+
+@cfunc(types.void(types.CPointer(types.int64)), cache=True, error_model="numpy")
+def share(task):
+    """One OpenMP thread's blocks: of [kernel, its arguments, size, threads, omp_get_thread_num]."""
+    a = carray(task, (5,))
+    thread, blocks = np.int64(call_thread_number(a[4])), (a[2] + BLOCK - 1) // BLOCK
+    first = blocks * thread // a[3] * BLOCK
+    last = min(blocks * (thread + 1) // a[3] * BLOCK, a[2])
+    if first < last:
+        call_kernel(a[0], a[1], first, last, thread)

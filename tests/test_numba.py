@@ -1,0 +1,271 @@
+"""The backend 'numba' against the backend 'torch': values, spikes and ends, bit for bit, on every path that it has."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import re
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from oracle import FAMILIES, any_inputs, any_tables, assert_same_bits, critical_inputs, laid_out, make_tables
+from torch import Tensor
+
+from mbe_plugin import BackendError, MBENode, fit
+from mbe_plugin.fitting.segments import identity_tables, shared_scale_tables
+from mbe_plugin.kernels import operator
+from mbe_plugin.neuron.first_spike import first_spike_tables
+from mbe_plugin.neuron.scaling import REDUCTIONS
+from mbe_plugin.neuron.tables import Tables, mirrored_tables
+from mbe_plugin.operators import SharedScaleNode
+
+pytest.importorskip("numba", reason="pip install 'mbe_plugin[fast]'")
+
+INFINITE = "ignore::RuntimeWarning"
+
+
+def node(tables: Tables, reduction: str = "none", **kwargs: Any) -> MBENode:
+    return MBENode(tables, reduction, **kwargs)
+
+
+def library() -> dict[str, MBENode]:
+    """A neuron of every reduction and family of tables that conversion makes."""
+    functions = "gelu silu tanh exp2 reciprocal rsqrt sqrt rsqrt_octave sqrt_octave log2 sin identity".split()
+    nodes = {name: fit(name, time_steps=16, bases=64).node() for name in functions}
+    nodes["gelu T=4"] = fit("gelu", time_steps=4, bases=16).node()
+    nodes["signed reciprocal"] = node(
+        mirrored_tables(fit("reciprocal", time_steps=8, bases=8).tables), "reciprocal"
+    )
+    nodes["published gelu"] = fit("gelu", time_steps=8, bases=4, family="published").node()
+    nodes["published exp2"] = fit("exp2", time_steps=8, bases=4, family="published").node()
+    nodes["steps"] = node(identity_tables(8, 8), "identity", simulate="steps")
+    for time_steps, bases in ((16, 8), (4, 2), (20, 16)):
+        nodes[f"identity {time_steps}, {bases}"] = node(identity_tables(time_steps, bases), "identity")
+        nodes[f"first spike {time_steps}, {bases}"] = node(first_spike_tables(time_steps, bases), "clip")
+        nodes[f"shared {time_steps}, {bases}"] = node(shared_scale_tables(time_steps, bases))
+    return nodes
+
+
+LIBRARY = library()
+
+
+def both(neuron: MBENode) -> tuple[MBENode, MBENode]:
+    """The neuron on Numba and on torch."""
+    pair = copy.deepcopy(neuron), copy.deepcopy(neuron)
+    pair[0].backend, pair[1].backend = "numba", "torch"
+    return pair
+
+
+def assert_equal(neuron: MBENode, x: Tensor, where: Tensor | None = None) -> None:
+    """Values and counts (in ``where``, and of all), and what the kernel says of the range."""
+    fast, slow = both(neuron)
+    with torch.no_grad():
+        assert_same_bits(fast(x), slow(x))
+        for mask in (None, where):
+            for found, wanted in zip(fast.spike_counts(x, mask), slow.spike_counts(x, mask), strict=True):
+                assert torch.equal(found, wanted)
+        if x.numel():
+            ends = fast._by_kernel(x)[1]
+            assert_same_bits(ends, torch.stack(torch.aminmax(x.float())))
+
+
+def every_number(dtype: torch.dtype) -> Tensor:
+    return torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype)
+
+
+def any_bits(count: int) -> Tensor:
+    return torch.randint(-(2**31), 2**31, (count,)).to(torch.int32).view(torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", LIBRARY)
+def test_every_number_of_16_bits(name: str, dtype: torch.dtype) -> None:
+    x = every_number(dtype)
+    assert_equal(LIBRARY[name], x, torch.rand(x.shape) < 0.5)
+
+
+@pytest.mark.parametrize("name", LIBRARY)
+def test_break_points_their_neighbours_and_any_bits(name: str) -> None:
+    neuron = LIBRARY[name]
+    points = critical_inputs(neuron.tables())
+    scales = 2.0 ** torch.tensor([0.0, 1.0, -1.0, 7.0, -60.0, 100.0])
+    x = torch.cat([(points * scales[:, None]).reshape(-1), any_bits(1 << 18), torch.randn(1 << 16) * 4])
+    assert_equal(neuron, x, torch.rand(x.shape) < 0.5)
+    finite = x[torch.isfinite(x)]  # whose ends are no NaN
+    assert_equal(neuron, finite, torch.rand(finite.shape) < 0.5)
+
+
+@given(data=st.data(), tables=any_tables())
+def test_any_tables_inputs_and_layouts(data: st.DataObject, tables: Tables) -> None:
+    x = data.draw(any_inputs(tables))
+    where = torch.rand(x.shape, generator=torch.Generator().manual_seed(x.numel())) < 0.5
+    assert_equal(node(tables, simulate=data.draw(st.sampled_from(["closed", "steps"]))), x, where)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_reduction_around_every_family(family: str, reduction: str) -> None:
+    for time_steps in (3, 16, 20):
+        tables = make_tables(family, time_steps, seed=5)
+        x = torch.cat([critical_inputs(tables), any_bits(5000), torch.randn(5000)])
+        assert_equal(node(tables, reduction), x, torch.rand(x.shape) < 0.5)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "transposed", "strided"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_layouts_give_the_strides_that_torch_gives(dtype: torch.dtype, layout: str) -> None:
+    fast, slow = both(LIBRARY["gelu"])
+    for shape in ((), (0,), (3, 0, 2), (1,), (255,), (256,), (257,), (2, 3, 500), (40, 1030)):
+        x = laid_out((torch.randn(shape) * 3).to(dtype), layout)
+        assert_equal(LIBRARY["gelu"], x, torch.rand(x.shape) < 0.5)
+        assert fast(x).stride() == slow(x).stride()
+    assert_equal(LIBRARY["exp2"], torch.randn(7, 1).expand(7, 900))
+    assert_equal(LIBRARY["exp2"], torch.randn(7, 900), torch.rand(900) < 0.5)
+
+
+@pytest.mark.parametrize("way", ["torch's own", "Python's"])
+@pytest.mark.parametrize("name", ["gelu", "identity 16, 8", "first spike 16, 8", "published gelu"])
+def test_several_threads(name: str, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mbe_plugin.kernels.numba_cpu import teams
+
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    if way == "Python's":
+        monkeypatch.setattr(teams, "_runner", lambda: teams.on_python_threads)
+    x = torch.randn(100_001) * 3
+    assert teams.threads_for(x.numel()) == 3
+    assert teams.threads_for(1000) == 1
+    assert_equal(LIBRARY[name], x, torch.rand(x.shape) < 0.5)
+
+
+def test_torchs_own_threads_are_used_where_it_has_gnus_interface() -> None:
+    from mbe_plugin.kernels.numba_cpu import teams
+
+    if torch.backends.openmp.is_available() and "GNU" in torch.__config__.show():
+        assert teams._runner() is not teams.on_python_threads
+
+
+def test_no_multiply_and_add_is_contracted() -> None:
+    from mbe_plugin.kernels.numba_cpu import compiled
+
+    code = compiled.neuron.inspect_llvm()
+    assert not re.search(r"\bfmuladd\b|\bfma\b|\b(fast|contract|reassoc|nnan|ninf|nsz|arcp|afn) ", code)
+    assert len(re.findall(r"fmul <\d+ x float>", code)) > 5, "its loops are not vectorised"
+
+
+@pytest.mark.parametrize("counted", range(2))
+def test_more_than_a_lane_of_16_bits_holds(counted: int) -> None:
+    x = torch.full((200_000,), 0.99)  # the same row, all spikes
+    assert_equal(LIBRARY["identity 16, 8"], x if counted else -x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("scale", "code", "dim"),
+    [*itertools.product(["tensor", "channel", "token"], ["binary", "first_spike"], [-1, 0, 1])],
+)
+def test_shared_scales(scale: str, code: str, dim: int, dtype: torch.dtype) -> None:
+    x = (torch.randn(5, 130, 9) * torch.logspace(-3, 3, 9)).to(dtype)
+    x[0, 0, :4] = torch.tensor([0.0, -0.0, 1e-40, -(2.0**9)])
+    tables = (first_spike_tables if code == "first_spike" else shared_scale_tables)(8, 8)
+    exponents = torch.tensor(3) if scale != "channel" else torch.arange(-5, x.shape[dim] - 5)
+    made = [
+        SharedScaleNode(tables, scale, exponents.to(torch.int32), *((-1.0, 1.0) if scale == "channel" else (-8.0, 8.0)))
+        for _ in range(2)
+    ]
+    made[0].backend, made[1].backend = "numba", "torch"
+    for given_x in (x, x.clone().fill_(0.25), x.transpose(0, 2).contiguous().transpose(0, 2)):
+        found, wanted = (one(given_x, dim=dim) for one in made)
+        assert_same_bits(found.contiguous(), wanted.contiguous())
+        for counter in ("seen", "outside", "beyond"):
+            assert getattr(made[0], counter) == getattr(made[1], counter)
+
+
+def test_gradients_are_those_of_torch() -> None:
+    for name, gradient in itertools.product(["gelu", "rsqrt_octave", "identity 16, 8"], ["surrogate", "slope"]):
+        x = (torch.randn(3000).abs() * 2).requires_grad_()
+        found = []
+        for neuron in both(LIBRARY[name]):
+            neuron.gradient = gradient
+            y = neuron(x)
+            found.append((y.detach(), torch.autograd.grad(y.square().sum(), x)[0]))
+        assert_same_bits(found[0][0], found[1][0])
+        assert_same_bits(found[0][1], found[1][1])
+
+
+def arguments(neuron: MBENode) -> tuple:
+    return [getattr(neuron, n) for n in ("th", "r", "d", "w", "bias", "offset", "gain", "breakpoints")], "closed"
+
+
+@pytest.mark.parametrize("counted", [False, True])
+def test_the_operator_is_one_of_torchs(counted: bool) -> None:
+    tables, form = arguments(LIBRARY["gelu"])
+    where = torch.rand(3, 50) < 0.5
+    args = (torch.randn(3, 50), tables, form, "none", False, False, 0, where, counted)
+    for x in (args[0], args[0].t().contiguous().t(), args[0][:, ::2]):
+        call = (x, *args[1:7], where[:, : x.shape[1]], counted)
+        torch.library.opcheck(torch.ops.mbe_plugin.neuron.default, call)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("name", ["gelu", "identity 16, 8", "exp2"])
+def test_compile_and_export_keep_it_whole(name: str) -> None:
+    fast, slow = both(LIBRARY[name])
+    x = torch.randn(3, 700)
+    torch._dynamo.reset()
+    with torch.no_grad():
+        assert torch._dynamo.explain(fast)(x).graph_break_count == 0
+        assert_same_bits(torch.compile(fast, fullgraph=True, backend="aot_eager")(x), slow(x))
+        program = torch.export.export(fast, (x,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
+        targets = [str(node.target) for node in program.graph.nodes]
+        assert "mbe_plugin.neuron.default" in targets
+        longer = torch.randn(5, 700)
+        assert_same_bits(program.module()(longer), slow(longer))
+
+
+def test_vmap() -> None:
+    fast, slow = both(LIBRARY["gelu"])
+    x = torch.randn(4, 33)
+    for dim in (0, 1):
+        assert_same_bits(torch.vmap(fast, in_dims=dim)(x), torch.vmap(slow, in_dims=dim)(x))
+    with pytest.raises(BackendError, match=r"under torch\.vmap .*; take backend='torch'"):
+        torch.vmap(fast.spike_counts)(x)
+
+
+def test_what_it_has_no_kernel_for_is_refused_by_name_and_goes_to_torch_by_auto() -> None:
+    fast, _ = both(LIBRARY["gelu"])
+    x = torch.randn(5, dtype=torch.float64)
+    for call in (fast, fast.spike_counts):
+        with pytest.raises(
+            BackendError,
+            match=r"^backend 'numba' has no kernel for an input of torch.float64; take backend='auto' or 'torch'$",
+        ):
+            call(x)
+    fast.backend = "auto"
+    assert fast(x).dtype == torch.float64
+    with pytest.raises(BackendError, match="an input on meta"):
+        fast.backend = "numba"
+        fast(torch.empty(3, device="meta"))
+    many = MBENode(identity_tables(4, 8), "identity", backend="numba")
+    many.step_mode = "m"
+    with pytest.raises(BackendError, match="'numba' in step_mode 's' only and is in 'm'; take backend='auto'"):
+        many(torch.randn(4, 3))
+
+
+def test_the_spikes_are_read_from_the_tables_that_are_there_now() -> None:
+    """Nothing derived from the tables is kept between calls, so numbers that are written over count at once."""
+    fast, slow = both(fit("gelu", time_steps=8, bases=32).node())
+    x = torch.randn(20_000)
+    fast(x)
+    for neuron in (fast, slow):
+        neuron.w.data.mul_(1.5)
+        neuron.breakpoints.data.add_(0.01)
+    assert_same_bits(fast(x), slow(x))
+
+
+def test_the_operator_without_numba_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operator.numba_cpu, "missing", lambda: ["Numba is not installed (pip install x)"])
+    with pytest.raises(BackendError, match=r"neuron cannot run on the CPU here: Numba is not installed"):
+        LIBRARY["gelu"]._by_kernel(torch.randn(3))
