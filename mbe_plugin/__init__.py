@@ -10,7 +10,16 @@ if TYPE_CHECKING:
     from mbe_plugin.analysis import Report, SiteContribution, locate_error, report
     from mbe_plugin.analysis.energy import Energy, energy
     from mbe_plugin.config import MBEConfig
-    from mbe_plugin.conversion import Calibration, as_sequence, calibrate, convert, load, reset_counts, save, set_backend
+    from mbe_plugin.conversion import (
+        Calibration,
+        as_sequence,
+        calibrate,
+        convert,
+        load,
+        reset_counts,
+        save,
+        set_backend,
+    )
     from mbe_plugin.errors import (
         BackendError,
         CalibrationError,

@@ -62,8 +62,8 @@ class MBEConfig:
     merge: use trains that are there already: a unary neuron's feeds the next product, and a product's pairs of spikes
     (LayerNorm, softmax, attention, gates) feed the next weights, without encoding the value again.
     simulate: 'closed' or 'steps' (every step loop is run); both give the same spikes.
-    backend: whose kernels compute the neurons' decoded values; the spikes are the same. 'auto' takes 'numba' on the CPU where
-    Numba is installed, else 'torch'; see MBENode. Files hold it as a wish: where it cannot run, load() takes 'auto'.
+    backend: whose kernels compute the neurons' decoded values; the spikes are the same. 'auto' takes 'numba' on the CPU
+    where Numba is installed, else 'torch'; see MBENode. Files hold it as a wish: where it cannot run, load() takes 'auto'.
     gradient: what the backward pass takes for a neuron's derivative: 'surrogate' (the step loop's, with a surrogate for the
     comparison's) or 'slope' (that of the decoded function, straight through the staircase; not with family 'published').
     strict: refuse a model in which an operator on activations is neither spiking nor exact by design.

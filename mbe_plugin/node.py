@@ -31,7 +31,8 @@ NO_SLOPE = (
     "gradient='surrogate' for others"
 )
 
-Shared = tuple[str, Tensor, int] | tuple[()]  # who shares a scale, its exponents, the contracted dimension
+# who shares a scale, its exponents, the contracted dimension; and whether the inputs are scores of a softmax
+Shared = tuple[str, Tensor | None, int] | tuple[str, Tensor | None, int, bool] | tuple[()]
 
 # the method's symbols (eq. 4-8) name the buffers
 BUFFER_OF = {"threshold": "th", "reset": "r", "intensity": "d", "weight": "w"}

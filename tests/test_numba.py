@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import copy
 import itertools
-import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from networks import tokens, transformer
 from oracle import FAMILIES, any_inputs, any_tables, assert_same_bits, critical_inputs, laid_out, make_tables
-from torch import Tensor
+from sentences import EVALUATION
+from torch import Tensor, nn
 
-from mbe_plugin import BackendError, MBENode, fit
+import mbe_plugin
+from mbe_plugin import BackendError, MBEConfig, MBENode, fit
 from mbe_plugin.fitting.segments import identity_tables, shared_scale_tables
 from mbe_plugin.kernels import operator
 from mbe_plugin.neuron.first_spike import first_spike_tables
 from mbe_plugin.neuron.scaling import REDUCTIONS
 from mbe_plugin.neuron.tables import Tables, mirrored_tables
-from mbe_plugin.operators import SharedScaleNode
+from mbe_plugin.operators import CalibratedNode, SharedScaleNode, Softmax, softmax
 
 pytest.importorskip("numba", reason="pip install 'mbe_plugin[fast]'")
-
-INFINITE = "ignore::RuntimeWarning"
 
 
 def node(tables: Tables, reduction: str = "none", **kwargs: Any) -> MBENode:
@@ -121,7 +122,8 @@ def test_layouts_give_the_strides_that_torch_gives(dtype: torch.dtype, layout: s
     for shape in ((), (0,), (3, 0, 2), (1,), (255,), (256,), (257,), (2, 3, 500), (40, 1030)):
         x = laid_out((torch.randn(shape) * 3).to(dtype), layout)
         assert_equal(LIBRARY["gelu"], x, torch.rand(x.shape) < 0.5)
-        assert fast(x).stride() == slow(x).stride()
+        if x.numel() > 1:  # the stride of one element is any number
+            assert fast(x).stride() == slow(x).stride()
     assert_equal(LIBRARY["exp2"], torch.randn(7, 1).expand(7, 900))
     assert_equal(LIBRARY["exp2"], torch.randn(7, 900), torch.rand(900) < 0.5)
 
@@ -147,20 +149,13 @@ def test_torchs_own_threads_are_used_where_it_has_gnus_interface() -> None:
         assert teams._runner() is not teams.on_python_threads
 
 
-def test_no_multiply_and_add_is_contracted() -> None:
-    from mbe_plugin.kernels.numba_cpu import compiled
-
-    code = compiled.neuron.inspect_llvm()
-    assert not re.search(r"\bfmuladd\b|\bfma\b|\b(fast|contract|reassoc|nnan|ninf|nsz|arcp|afn) ", code)
-    assert len(re.findall(r"fmul <\d+ x float>", code)) > 5, "its loops are not vectorised"
-
-
 @pytest.mark.parametrize("counted", range(2))
 def test_more_than_a_lane_of_16_bits_holds(counted: int) -> None:
     x = torch.full((200_000,), 0.99)  # the same row, all spikes
     assert_equal(LIBRARY["identity 16, 8"], x if counted else -x)
 
 
+@pytest.mark.filterwarnings("ignore::mbe_plugin.RangeWarning")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
     ("scale", "code", "dim"),
@@ -172,7 +167,9 @@ def test_shared_scales(scale: str, code: str, dim: int, dtype: torch.dtype) -> N
     tables = (first_spike_tables if code == "first_spike" else shared_scale_tables)(8, 8)
     exponents = torch.tensor(3) if scale != "channel" else torch.arange(-5, x.shape[dim] - 5)
     made = [
-        SharedScaleNode(tables, scale, exponents.to(torch.int32), *((-1.0, 1.0) if scale == "channel" else (-8.0, 8.0)))
+        SharedScaleNode(
+            tables, scale, exponents.to(torch.int32), *((-1.0, 1.0) if scale == "channel" else (-8.0, 8.0))
+        )
         for _ in range(2)
     ]
     made[0].backend, made[1].backend = "numba", "torch"
@@ -184,7 +181,9 @@ def test_shared_scales(scale: str, code: str, dim: int, dtype: torch.dtype) -> N
 
 
 def test_gradients_are_those_of_torch() -> None:
-    for name, gradient in itertools.product(["gelu", "rsqrt_octave", "identity 16, 8"], ["surrogate", "slope"]):
+    for name, gradient in itertools.product(
+        ["gelu", "rsqrt_octave", "identity 16, 8"], ["surrogate", "slope"]
+    ):
         x = (torch.randn(3000).abs() * 2).requires_grad_()
         found = []
         for neuron in both(LIBRARY[name]):
@@ -196,7 +195,9 @@ def test_gradients_are_those_of_torch() -> None:
 
 
 def arguments(neuron: MBENode) -> tuple:
-    return [getattr(neuron, n) for n in ("th", "r", "d", "w", "bias", "offset", "gain", "breakpoints")], "closed"
+    return [
+        getattr(neuron, n) for n in ("th", "r", "d", "w", "bias", "offset", "gain", "breakpoints")
+    ], "closed"
 
 
 @pytest.mark.parametrize("counted", [False, True])
@@ -218,13 +219,14 @@ def test_compile_and_export_keep_it_whole(name: str) -> None:
     with torch.no_grad():
         assert torch._dynamo.explain(fast)(x).graph_break_count == 0
         assert_same_bits(torch.compile(fast, fullgraph=True, backend="aot_eager")(x), slow(x))
-        program = torch.export.export(fast, (x,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
+        program = torch.export.export(fast, (x,), dynamic_shapes=(({0: torch.export.Dim.AUTO},),))
         targets = [str(node.target) for node in program.graph.nodes]
         assert "mbe_plugin.neuron.default" in targets
         longer = torch.randn(5, 700)
         assert_same_bits(program.module()(longer), slow(longer))
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
 def test_vmap() -> None:
     fast, slow = both(LIBRARY["gelu"])
     x = torch.randn(4, 33)
@@ -250,7 +252,9 @@ def test_what_it_has_no_kernel_for_is_refused_by_name_and_goes_to_torch_by_auto(
         fast(torch.empty(3, device="meta"))
     many = MBENode(identity_tables(4, 8), "identity", backend="numba")
     many.step_mode = "m"
-    with pytest.raises(BackendError, match="'numba' in step_mode 's' only and is in 'm'; take backend='auto'"):
+    with pytest.raises(
+        BackendError, match="'numba' in step_mode 's' only and is in 'm'; take backend='auto'"
+    ):
         many(torch.randn(4, 3))
 
 
@@ -269,3 +273,115 @@ def test_the_operator_without_numba_says_so(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(operator.numba_cpu, "missing", lambda: ["Numba is not installed (pip install x)"])
     with pytest.raises(BackendError, match=r"neuron cannot run on the CPU here: Numba is not installed"):
         LIBRARY["gelu"]._by_kernel(torch.randn(3))
+
+
+# softmax and whole networks
+
+
+def scores(*shape: int) -> Tensor:
+    """Rows of scores with masks of both kinds, a row masked throughout, infinities and NaN."""
+    x = torch.randn(shape) * 5
+    rows = x.view(-1, shape[-1])
+    rows[1, ::2] = -torch.inf
+    rows[2, 1:] = torch.finfo(torch.float32).min
+    rows[3] = -torch.inf
+    rows[4, 0], rows[5, -1], rows[6, 0] = torch.inf, torch.nan, -torch.nan
+    rows[7] *= 40  # weights too small to be sent
+    rows[8] = 1e-42
+    return x
+
+
+@pytest.mark.filterwarnings("ignore::mbe_plugin.RangeWarning")
+@pytest.mark.parametrize("family", ["routed", "published"])
+@pytest.mark.parametrize("columns", [1, 7, 256, 1000])
+def test_softmax_in_one_pass(columns: int, family: str) -> None:
+    found = fit("exp2", time_steps=8, bases=16 if family == "routed" else 4, family=family)
+
+    def make(role: str, function: str, scalar: Any = None) -> CalibratedNode:
+        tables = found if function == "exp2" else fit("reciprocal", time_steps=8, bases=16)
+        return CalibratedNode(tables.tables, tables.reduction, -126.0, 1.0, function, 0.0)
+
+    operators = Softmax(make), Softmax(make)
+    for one, backend in zip(operators, ("numba", "torch"), strict=True):
+        mbe_plugin.set_backend(one, backend)
+    for x in (scores(3, 5, columns), scores(9, columns, 3).transpose(1, 2), scores(20, columns)[9:]):
+        values, exact = (one.numerators(x, -1) for one in operators)
+        assert_same_bits(values.contiguous(), exact.contiguous())
+        for counter in ("seen", "outside", "beyond"):
+            assert getattr(operators[0].exp2, counter) == getattr(operators[1].exp2, counter)
+    finite = torch.randn(40, columns)
+    assert_same_bits(*(one(finite) for one in operators))
+    seen: list[Tensor] = []
+    operators[0].exp2.register_forward_hook(lambda *call: seen.append(call[2]))
+    assert_same_bits(*(one(finite) for one in operators))
+    assert len(seen) == 1, "a hook sees the neuron's call"
+
+
+def test_threads_take_whole_rows_of_a_softmax(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    fast, slow = (
+        CalibratedNode(LIBRARY["exp2"].tables(), "exp2", -126.0, 1.0, "exp2", 0.0) for _ in range(2)
+    )
+    fast.backend, slow.backend = "numba", "torch"
+    x = torch.randn(100, 1001)
+    found = fast.numerators(x)
+    assert found is not None
+    z, sent = softmax._powers(x, -1)
+    assert_same_bits(found[0], torch.where(sent, slow(z, where=sent), 0.0))
+    assert_same_bits(found[1], torch.stack(torch.aminmax(z)))
+    assert found[2].tolist() == [int(sent.sum())]
+
+
+@pytest.mark.filterwarnings("ignore::mbe_plugin.RangeWarning")
+@pytest.mark.parametrize(
+    "config",
+    [
+        MBEConfig(bases=16),
+        MBEConfig(bases=16, merge=False, dead_zone=0.1),
+        MBEConfig(code="first_spike", bases=16),
+        MBEConfig(scale="token", bases=16),
+        MBEConfig(scale="channel", bases=16),
+        MBEConfig(simulate="steps", time_steps=4, bases=16),
+        MBEConfig.published(time_steps=4),
+    ],
+)
+def test_a_network_gives_the_same_bits_counts_and_ranges(config: MBEConfig) -> None:
+    found = {}
+    for backend in ("numba", "torch"):
+        torch.manual_seed(0)
+        snn = mbe_plugin.convert(transformer(), [tokens()], replace(config, backend=backend))
+        assert {n.backend for n in snn.modules() if isinstance(n, MBENode)} == {backend}
+        with torch.no_grad():
+            y = snn(tokens(seed=3))
+            with mbe_plugin.count_spikes(snn) as spikes:
+                counted = snn(tokens(seed=3))
+        assert_same_bits(counted, y)
+        nodes = [n for n in snn.modules() if isinstance(n, CalibratedNode)]
+        ranges = [(int(n.seen), int(n.outside), int(n.beyond)) for n in nodes]
+        events = {key: (n.counts.tolist(), n.tally.tolist()) for key, n in spikes.neurons.items()}
+        found[backend] = y, ranges, events
+    assert_same_bits(found["numba"][0], found["torch"][0])
+    assert found["numba"][1:] == found["torch"][1:]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_network_of_16_bits(dtype: torch.dtype) -> None:
+    snn = mbe_plugin.convert(transformer().to(dtype), [tokens().to(dtype)])
+    found = []
+    for backend in ("numba", "torch"):
+        mbe_plugin.set_backend(snn, backend)
+        with torch.no_grad():
+            found.append(snn(tokens(seed=3).to(dtype)))
+    assert_same_bits(*found)
+
+
+@pytest.mark.slow
+def test_minilm_gives_the_same_bits(minilm: nn.Module, minilm_tokenizer: Any) -> None:
+    batch = dict(minilm_tokenizer(EVALUATION[:8], return_tensors="pt", padding=True))
+    snn = mbe_plugin.convert(minilm, [batch])
+    found = []
+    for backend in ("numba", "torch"):
+        mbe_plugin.set_backend(snn, backend)
+        with torch.no_grad():
+            found.append(snn(**batch).last_hidden_state)
+    assert_same_bits(*found)

@@ -22,7 +22,9 @@ def set_backend(net: nn.Module, backend: str) -> None:
     """
     neurons = [module for module in net.modules() if isinstance(module, MBENode)]
     if not neurons:
-        raise ValueError(f"{type(net).__name__} holds no MBE neuron whose backend could be set to {backend!r}")
+        raise ValueError(
+            f"{type(net).__name__} holds no MBE neuron whose backend could be set to {backend!r}"
+        )
     for neuron in neurons:
         backends.require(backend, neuron.supported_backends, neuron.step_mode, type(neuron).__name__)
     for neuron in neurons:
@@ -35,7 +37,9 @@ def set_backend(net: nn.Module, backend: str) -> None:
 
 def check_backend(backend: str) -> None:
     """Raise BackendError unless a converted network can run on the backend here."""
-    backends.require(backend, (*backends.SUPPORTED["s"], *backends.SUPPORTED["m"]), "s", "a converted network")
+    backends.require(
+        backend, (*backends.SUPPORTED["s"], *backends.SUPPORTED["m"]), "s", "a converted network"
+    )
 
 
 def runnable(config: MBEConfig) -> MBEConfig:

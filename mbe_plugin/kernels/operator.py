@@ -17,7 +17,8 @@ from mbe_plugin.kernels import numba_cpu
 
 _SCHEMA = (
     "neuron(Tensor x, Tensor[] tables, str form, str reduction, bool mirrored, bool octaves, int kept_bits, "
-    "Tensor? where, bool counted, str shared='', Tensor? exponents=None, int dim=-1) -> (Tensor, Tensor, Tensor)"
+    "Tensor? where, bool counted, str shared='', Tensor? exponents=None, int dim=-1, bool scores=False) "
+    "-> (Tensor, Tensor, Tensor)"
 )
 _LIBRARY = torch.library.Library("mbe_plugin", "FRAGMENT")
 _LIBRARY.define(_SCHEMA, tags=(torch.Tag.pt2_compliant_tag,))
@@ -38,6 +39,7 @@ def call(
     shared: str = "",
     exponents: Tensor | None = None,
     dim: int = -1,
+    scores: bool = False,
 ) -> Found:
     """Decoded values as x [...]; the least and largest x, float32 [2], NaN where one is; counts, int64 [T * N + 1].
 
@@ -45,13 +47,29 @@ def call(
     choose the basis), 'closed' or 'steps'. reduction: its name. where: what is counted (None: all). counts: spikes per step
     and basis, then how many exponents were sent; [0] unless ``counted``. shared: who has one of the power-of-two scales 2^
     exponents (int32) in common, '' (nobody), 'tensor' (one), 'channel' (one per entry of dim; then the ends are of the
-    scaled x) or 'token' (one per entry of the others). Raises BackendError without Numba.
+    scaled x) or 'token' (one per entry of the others). scores: x, contiguous float32, are those of a softmax over the last
+    dimension and the neuron is 2^x; the values are the numerators, the ends the powers', counts [1] how many are sent.
+    Raises BackendError without Numba.
     """
     if reasons := numba_cpu.missing():
         raise BackendError(f"torch.ops.mbe_plugin.neuron cannot run on the CPU here: {', '.join(reasons)}")
     from mbe_plugin.kernels.numba_cpu import calls
 
-    return calls.neuron(x, tables, form, reduction, mirrored, octaves, kept_bits, where, counted, shared, exponents, dim)
+    return calls.neuron(
+        x,
+        tables,
+        form,
+        reduction,
+        mirrored,
+        octaves,
+        kept_bits,
+        where,
+        counted,
+        shared,
+        exponents,
+        dim,
+        scores,
+    )
 
 
 def neuron(x: Tensor, *args: Any) -> Found:
@@ -83,16 +101,17 @@ def _like(
     shared: str = "",
     exponents: Tensor | None = None,
     dim: int = -1,
+    scores: bool = False,
 ) -> Found:
     """The shapes of what comes back."""
-    out = torch.empty_like(x) if exponents is None else torch.empty_like(x).contiguous()
-    slots = tables[0].numel() + 1 if counted else 0
+    out = torch.empty_like(x) if exponents is None and not scores else torch.empty_like(x).contiguous()
+    slots = tables[0].numel() + 1 if counted else int(scores)
     return out, x.new_empty(2, dtype=torch.float32), x.new_empty(slots, dtype=torch.int64)
 
 
 def _batched(info: object, in_dims: tuple, x: Tensor, *args: Any) -> tuple[Found, tuple[int | None, ...]]:
     """Under vmap a batch is another dimension. Raises BackendError where elements do not go one by one."""
-    if any(dim is not None for dim in [*in_dims[1], *in_dims[2:]]) or args[7]:
+    if any(dim is not None for dim in [*in_dims[1], *in_dims[2:]]) or any(args[7:9]):
         raise BackendError(
             "under torch.vmap backend 'numba' counts no events and maps no tables or scales; take backend='torch'"
         )

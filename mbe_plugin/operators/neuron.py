@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from mbe_plugin.errors import CalibrationError
 from mbe_plugin.fitting.functions import FUNCTIONS, Scalar
@@ -207,7 +208,11 @@ class CalibratedNode(MBENode):
 
     def _passes_once(self, x: Tensor) -> bool:
         """Whether a kernel finds value, range and counts together."""
-        return isinstance(x, Tensor) and self._takes_kernel(x) and not (torch.is_grad_enabled() and x.requires_grad)
+        return (
+            isinstance(x, Tensor)
+            and self._takes_kernel(x)
+            and not (torch.is_grad_enabled() and x.requires_grad)
+        )
 
     def _in_one_pass(self, x: Tensor, where: Tensor | None) -> Tensor:
         """forward(x, where=where) where _passes_once(x)."""
@@ -217,6 +222,17 @@ class CalibratedNode(MBENode):
         if self.spike_listener is not None:
             self.spike_listener(sent, where, None, self._counts_of(counts))
         return y
+
+    def numerators(self, scores: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Where nobody looks on: 2^x of the scores of softmax over the last dimension in one pass, as Softmax has it.
+
+        With the ends [2] of the powers and how many are sent [1], which the caller counts. None where it goes the long way.
+        """
+        alone = self.spike_listener is None and CALLS.taken_by is None and not self.dead_zone
+        hooked = self._forward_hooks or self._forward_pre_hooks or _has_any_global_hook()
+        if not alone or hooked or torch.compiler.is_compiling() or not self._passes_once(scores):
+            return None
+        return self._by_kernel(scores, shared=("", None, -1, True))
 
     def decoded(self, x: Tensor, dim: int = -1) -> Tensor:
         """forward(x, dim) without hooks or counters."""

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from mbe_plugin.operators.base import SpikingOperator
-from mbe_plugin.operators.neuron import NeuronFactory, within
+from mbe_plugin.operators.neuron import CalibratedNode, NeuronFactory, within
+from mbe_plugin.operators.ranges import hold
 from mbe_plugin.operators.unary import LOG2_E
 
 DEEPEST = -125.0  # 2^-125 of the row's largest is where a weight is sent no more
@@ -31,13 +32,13 @@ class Softmax(SpikingOperator):
         """2^z, the read-outs of the 2^x neuron, zero where masked."""
         if x.shape[dim] == 0:
             return x  # rows without entries have no maximum
-        lowest = torch.finfo(x.dtype).min
-        log2 = (x * LOG2_E).clamp_min(lowest)  # finite masks stay finite, as in the ANN
-        shift = torch.ceil(log2.detach().amax(dim=dim, keepdim=True))
-        z = log2 - shift
-        sent = (z > DEEPEST) & (x != -torch.inf)
+        if isinstance(self.exp2, CalibratedNode) and dim in (-1, x.dim() - 1) and x.is_contiguous():
+            found = self.exp2.numerators(x)
+            if found is not None:
+                return _noted(self.exp2, x, *found)
+        z, sent = _powers(x, dim)
         # a NaN score must stay visible, so only masked entries are set to zero
-        y = self.exp2(torch.where(sent | z.isnan(), z, 0.0), where=sent)
+        y = self.exp2(z, where=sent)
         return torch.where(sent | z.isnan(), y, 0.0)
 
     def inverse_sum(self, numerators: Tensor, dim: int) -> Tensor:
@@ -55,6 +56,25 @@ class Softmax(SpikingOperator):
         x = input.to(torch.float64 if out_dtype == torch.float64 else torch.float32)
         numerators = self.numerators(x, dim)
         return (numerators * self.inverse_sum(numerators, dim)).to(out_dtype)
+
+
+def _powers(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """z of the scores x, 0 for what is masked or too small, and which are sent."""
+    lowest = torch.finfo(x.dtype).min
+    log2 = (x * LOG2_E).clamp_min(lowest)  # finite masks stay finite, as in the ANN
+    shift = torch.ceil(log2.detach().amax(dim=dim, keepdim=True))
+    z = log2 - shift
+    sent = (z > DEEPEST) & (x != -torch.inf)
+    return torch.where(sent | z.isnan(), z, 0.0), sent
+
+
+def _noted(exp2: CalibratedNode, x: Tensor, y: Tensor, ends: Tensor, sent: Tensor) -> Tensor:
+    """y, after the powers' range has been counted."""
+    if hold(exp2.calibrated, (ends[0], ends[1])):
+        exp2.seen += sent[0]
+    else:
+        exp2.count_range(*_powers(x, -1))
+    return y
 
 
 class Attention(SpikingOperator):

@@ -1,4 +1,4 @@
-"""A neuron's call as the kernel takes it: numbers and addresses in one array of int64, with room for what it finds."""
+"""A neuron's call as the kernel takes it: numbers and addresses in one array of int64."""
 
 from __future__ import annotations
 
@@ -32,11 +32,13 @@ def neuron(
     shared: str,
     exponents: Tensor | None,
     dim: int,
+    scores: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """operator.neuron on the CPU; float32, bfloat16 or float16."""
     out = torch.empty_like(x)
-    if exponents is not None:  # which know their places by the order of the elements
-        out, exponents = out.contiguous(), exponents.contiguous()
+    if exponents is not None or scores:  # for which the order of the elements counts
+        out = out.contiguous()
+        exponents = exponents if exponents is None else exponents.contiguous()
     if x.stride() != out.stride():  # not dense: laid out as the output is
         x = torch.empty_like(out).copy_(x)
     if where is not None:
@@ -46,15 +48,18 @@ def neuron(
     kind = REDUCTIONS[reduction]
     threads = teams.threads_for(x.numel())
     ends = torch.empty(threads, 2)
-    counts = torch.zeros(threads, time_steps * bases + 1 if counted else 0, dtype=torch.int64)
+    row = x.shape[-1] if scores else 0
+    counts = torch.zeros(threads, time_steps * bases + 1 if counted else int(scores), dtype=torch.int64)
     arguments = array("q", (
         x.data_ptr(), out.data_ptr(), DTYPES.index(x.dtype), 0 if where is None else where.data_ptr(), counts.data_ptr(),
         counts.shape[1], ends.data_ptr(), FORMS.index(form), KINDS.index(kind.kind), POWERS.index(kind.power), mirrored,
         octaves, kind.kind in ("exponent", "octave") and not mirrored, kept_bits, time_steps, bases, tables[4].numel(),
         *(table.data_ptr() for table in tables), SHARED.index(shared), 0 if exponents is None else exponents.data_ptr(),
-        prod(x.shape[dim:][1:]), x.shape[dim] if x.dim() else 1,
+        prod(x.shape[dim:][1:]), x.shape[dim] if x.dim() else 1, row,
     ))  # fmt: skip
-    teams.run(compiled.neuron.address, arguments.buffer_info()[0], x.numel(), threads)
+    teams.run(
+        compiled.neuron.address or 0, arguments.buffer_info()[0], x.numel(), threads, row or compiled.BLOCK
+    )
     if threads == 1:
         return out, ends.view(2), counts.view(-1)
     return out, torch.stack([ends[:, 0].amin(), ends[:, 1].amax()]), counts.sum(0)

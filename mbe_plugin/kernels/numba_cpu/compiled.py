@@ -15,10 +15,14 @@ from numba import carray, cfunc, njit, types
 from numba.extending import intrinsic
 
 BLOCK = 256
-MOST_COMPARED = 12  # break points that are compared with every element; more are found by cells, as in banks.py
+MOST_COMPARED = (
+    12  # break points that are compared with every element; more are found by cells, as in banks.py
+)
 MOST_PER_CELL = 4
-DIGIT = np.uint16(1) << np.arange(16, dtype=np.uint16)
-UNTIL_SPREAD = 1 << 15  # elements, which a lane of 16 bits can count
+SPREAD = np.array(
+    [sum((n >> place & 1) << 8 * place for place in range(8)) for n in range(256)], dtype=np.uint64
+)
+UNTIL_SPREAD = 1 << 30  # elements that 32 bits can count
 CELLS, FEW_CELLS, MANY = 2048, 256, 1 << 14  # few for fewer than MANY elements: they are made in every call
 
 # what a number among the arguments stands for
@@ -28,22 +32,31 @@ NONE, CLIP, FRACTION, EXPONENT, OCTAVE = range(5)
 LINEAR, INVERSE, ROOT, INVERSE_ROOT = range(4)
 OWN, TENSOR, CHANNEL, TOKEN = range(4)  # who has a scale in common
 ARGUMENTS = (
-    "input output dtype where counts slots ends form kind power mirrored octaves one_sided kept_bits time_steps bases banks "
-    "threshold reset intensity weight bias offset gain breakpoints shared exponents inner along"
+    "input output dtype where counts slots ends form kind power mirrored octaves one_sided kept_bits time_steps bases "
+    "banks threshold reset intensity weight bias offset gain breakpoints shared exponents inner along scores"
 ).split()
 (
-    INPUT, OUTPUT, DTYPE, WHERE, COUNTS, SLOTS, ENDS, FORM, KIND, POWER, MIRRORED, OCTAVES, ONE_SIDED, KEPT_BITS, TIME_STEPS,
-    BASES, BANKS, THRESHOLD, RESET, INTENSITY, WEIGHT, BIAS, OFFSET, GAIN, BREAKPOINTS, SHARED,
-    EXPONENTS, INNER, ALONG,
+    INPUT, OUTPUT, DTYPE, WHERE, COUNTS, SLOTS, ENDS, FORM, KIND, POWER, MIRRORED, OCTAVES, ONE_SIDED, KEPT_BITS,
+    TIME_STEPS, BASES, BANKS, THRESHOLD, RESET, INTENSITY, WEIGHT, BIAS, OFFSET, GAIN, BREAKPOINTS, SHARED, EXPONENTS,
+    INNER, ALONG, SCORES,
 ) = range(len(ARGUMENTS))  # fmt: skip
 
-I, U, F = np.int32, np.uint32, np.float32
+I32, U, F = np.int32, np.uint32, np.float32
 ZERO, ONE, HALF, INFINITY, NAN = F(0), F(1), F(0.5), F(np.inf), F(np.nan)
 SMALLEST_NORMAL, LARGEST_INSIDE = F(2.0**-126), F(1 - 2.0**-24)
+LOG2_E, LOWEST, DEEPEST = (
+    F(1.4426950408889634),
+    F(-(2.0 - 2.0**-23) * 2.0**127),
+    F(-125.0),
+)  # operators.softmax's
 SQRT2, INVERSE_SQRT2 = F(2.0**0.5), F(2.0**-0.5)
-MAGNITUDE, FIELD, MANTISSA = I(0x7FFFFFFF), I(0xFF), I(0x7FFFFF)
+MAGNITUDE, FIELD, MANTISSA = I32(0x7FFFFFFF), I32(0xFF), I32(0x7FFFFF)
 
-stage = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+_UNWRAPPED: dict[str, Any] = {
+    "no_cpython_wrapper": True,
+    "no_cfunc_wrapper": True,
+}  # nothing but kernels calls them
+stage = njit(error_model="numpy", **_UNWRAPPED)
 
 
 def _pointer_to(kind: Any) -> Any:
@@ -168,7 +181,7 @@ def update_ends(x, count, ends):
     low, high = ends[0], ends[1]
     for j in range(count):
         bits = bits_of(x[j])
-        ordered = I(bits ^ I(I(bits >> I(31)) & MAGNITUDE))
+        ordered = I32(bits ^ I32(I32(bits >> I32(31)) & MAGNITUDE))
         low, high = min(low, ordered), max(high, ordered)
     ends[0], ends[1] = low, high
 
@@ -184,20 +197,20 @@ def write_ends(ends, out):
 @stage
 def in_order(ordered):
     """The float that update_ends has as this integer."""
-    return float_of(I(ordered ^ I(I(ordered >> I(31)) & MAGNITUDE)))
+    return float_of(I32(ordered ^ I32(I32(ordered >> I32(31)) & MAGNITUDE)))
 
 
 @stage
 def power_of_two(exponent):
     """2^exponent; 0 below the normal range, infinity above."""
-    return float_of(I(min(max(I(exponent + I(127)), I(0)), I(255)) << I(23)))
+    return float_of(I32(min(max(I32(exponent + I32(127)), I32(0)), I32(255)) << I32(23)))
 
 
 @stage
 def shifted(y, exponent):
     """y * 2^exponent, as scaling.scale_by_power_of_two."""
-    half = I(exponent >> I(1))
-    return y * power_of_two(half) * power_of_two(I(exponent - half))
+    half = I32(exponent >> I32(1))
+    return y * power_of_two(half) * power_of_two(I32(exponent - half))
 
 
 @stage
@@ -219,7 +232,7 @@ def shared_exponents(a, first, count, exponents):
 def shift(count, x, exponents, sign):
     """x * 2^(sign * exponents), in place."""
     for j in range(count):
-        x[j] = shifted(x[j], I(sign * exponents[j]))
+        x[j] = shifted(x[j], I32(sign * exponents[j]))
 
 
 @stage
@@ -239,7 +252,7 @@ def split(a, count, x, reduced, exponent, active):
         for j in range(count):
             floor = np.floor(x[j])
             sends = floor >= F(-126) and x[j] < INFINITY
-            exponent[j] = I(min(floor if sends else ZERO, F(254)))
+            exponent[j] = I32(min(floor if sends else ZERO, F(254)))
             reduced[j] = x[j] - floor if sends else ZERO
             active[j] = sends
     else:
@@ -247,19 +260,21 @@ def split(a, count, x, reduced, exponent, active):
         positive = power >= ROOT or a[ONE_SIDED] != 0
         for j in range(count):
             bits = bits_of(x[j])
-            field = I(I(bits >> I(23)) & FIELD)
-            e = I(field - I(126))
-            odd = I(e & I(1)) if even else I(0)
-            exponent[j] = I(e - odd)
-            reduced[j] = float_of(I(I(bits & ~I(FIELD << I(23))) | I(I(I(126) + odd) << I(23))))
-            active[j] = field != I(0) and field != FIELD and (x[j] > ZERO or not positive)
+            field = I32(I32(bits >> I32(23)) & FIELD)
+            e = I32(field - I32(126))
+            odd = I32(e & I32(1)) if even else I32(0)
+            exponent[j] = I32(e - odd)
+            reduced[j] = float_of(
+                I32(I32(bits & ~I32(FIELD << I32(23))) | I32(I32(I32(126) + odd) << I32(23)))
+            )
+            active[j] = field != I32(0) and field != FIELD and (x[j] > ZERO or not positive)
 
 
 @stage
 def restore(a, count, y, x, exponent, active):
     """Reduction.restore, in place; a one-sided neuron reads NaN for negative inputs."""
     kind, power = a[KIND], a[POWER]
-    if kind == NONE or kind == CLIP:
+    if kind in (NONE, CLIP):
         for j in range(count):
             y[j] = y[j] + x[j] * ZERO
     elif kind == FRACTION:
@@ -282,11 +297,11 @@ def scale(kind, power, count, y, exponent):
     if kind == OCTAVE:
         factor = SQRT2 if power == ROOT else INVERSE_SQRT2
         for j in range(count):
-            y[j] = y[j] * factor if I(exponent[j] & I(1)) == I(1) else y[j]
-    root, inverse = I(power >= ROOT), power == INVERSE or power == INVERSE_ROOT
+            y[j] = y[j] * factor if I32(exponent[j] & I32(1)) == I32(1) else y[j]
+    root, inverse = I32(power >= ROOT), power in (INVERSE, INVERSE_ROOT)
     for j in range(count):
-        e = I(exponent[j] >> root)
-        y[j] = shifted(y[j], I(-e) if inverse else e)
+        e = I32(exponent[j] >> root)
+        y[j] = shifted(y[j], I32(-e) if inverse else e)
 
 
 @stage
@@ -313,7 +328,7 @@ def cells_of(a, size, before):
         return 0, ZERO, 0
     before[: cells + 1] = 0
     for b in range(count):
-        before[cell(breaks[b], breaks[0], per_unit, F(cells - 1)) + U(1)] += I(1)
+        before[cell(breaks[b], breaks[0], per_unit, F(cells - 1)) + U(1)] += I32(1)
     most = 0
     for c in range(1, cells + 1):
         most = max(most, before[c])
@@ -342,8 +357,8 @@ def find_banks(a, count, reduced, compared, cells, per_unit, most, before, bank)
     breaks = breakpoints_of(a)
     if a[OCTAVES]:
         for j in range(count):
-            bits = max(I(bits_of(reduced[j]) & MAGNITUDE), I(1 << 23))
-            compared[j] = float_of(I(I(bits & MANTISSA) | I(126 << 23)))
+            bits = max(I32(bits_of(reduced[j]) & MAGNITUDE), I32(1 << 23))
+            compared[j] = float_of(I32(I32(bits & MANTISSA) | I32(126 << 23)))
     elif a[MIRRORED]:
         for j in range(count):
             compared[j] = abs(reduced[j])
@@ -354,7 +369,7 @@ def find_banks(a, count, reduced, compared, cells, per_unit, most, before, bank)
         bank[:count] = 0
         for b in range(breaks.size):
             for j in range(count):
-                bank[j] += I(compared[j] >= breaks[b])
+                bank[j] += I32(compared[j] >= breaks[b])
     else:
         first, last = breaks[0], F(cells - 1)
         for j in range(count):
@@ -366,7 +381,7 @@ def find_banks(a, count, reduced, compared, cells, per_unit, most, before, bank)
             bank[j] = segment
     if a[MIRRORED]:
         for j in range(count):
-            bank[j] += I(reduced[j] < ZERO) * I(breaks.size + 1)
+            bank[j] += I32(reduced[j] < ZERO) * I32(breaks.size + 1)
 
 
 @stage
@@ -379,7 +394,7 @@ def decode_closed(a, count, reduced, bank, place, y, codes, o, g, w):
     for j in range(count):
         row = U(U(U(bank[j]) * per_bank) + U(place))
         o[j], g[j], w[j] = offset[row], gain[row], weight[row]
-    numbers, share = power_of_two(I(a[TIME_STEPS])), power_of_two(I(-a[TIME_STEPS]))
+    numbers, share = power_of_two(I32(a[TIME_STEPS])), power_of_two(I32(-a[TIME_STEPS]))
     top = numbers - ONE
     for j in range(count):
         code = np.floor((reduced[j] - o[j]) * g[j] * numbers)
@@ -410,7 +425,7 @@ def decode_steps(a, count, reduced, bank, place, y, membrane, output, taken, cou
             for j in range(count):
                 fires = membrane[j] - th >= ZERO
                 output[j] += d if fires else ZERO
-                if counts.size:
+                if counts.size > 1:
                     counts[t * bases + place] += fires and taken[j]
                 membrane[j] -= r if fires else ZERO
         else:
@@ -418,7 +433,7 @@ def decode_steps(a, count, reduced, bank, place, y, membrane, output, taken, cou
                 row = U(U(U(bank[j]) * per_bank) + U(place))
                 fires = membrane[j] - threshold[t, row] >= ZERO
                 output[j] += intensity[t, row] if fires else ZERO
-                if counts.size:
+                if counts.size > 1:
                     counts[t * bases + row] += fires and taken[j]
                 membrane[j] -= reset[t, row] if fires else ZERO
     for j in range(count):
@@ -436,38 +451,78 @@ def add_bias(a, count, bank, y):
 @stage
 def middle(bits, kept):
     """closed.middle_of_segment of a float's bits."""
-    dropped = I(I(23) - kept)
-    return float_of(I(I(bits & I(I(-1) << dropped)) | I(I(1) << I(dropped - I(1)))))
+    dropped = I32(I32(23) - kept)
+    return float_of(I32(I32(bits & I32(I32(-1) << dropped)) | I32(I32(1) << I32(dropped - I32(1)))))
 
 
 @stage
 def encode_identity(a, count, x, y):
     """closed.encode_identity."""
-    kept = I(a[KEPT_BITS])
+    kept = I32(a[KEPT_BITS])
     for j in range(count):
         bits = bits_of(x[j])
-        field = I(I(bits >> I(23)) & FIELD)
-        normal = field != I(0) and field != FIELD
+        field = I32(I32(bits >> I32(23)) & FIELD)
+        normal = field != I32(0) and field != FIELD
         y[j] = middle(bits, kept) if normal else x[j] * SMALLEST_NORMAL
 
 
 @stage
 def decode_first_spike(a, count, reduced, y):
     """first_spike.decode."""
-    kept, least = I(a[KEPT_BITS]), power_of_two(I(-a[TIME_STEPS]))
+    kept, least = I32(a[KEPT_BITS]), power_of_two(I32(-a[TIME_STEPS]))
     for j in range(count):
         y[j] = middle(bits_of(reduced[j]), kept) if abs(reduced[j]) >= least else ZERO
 
 
 @stage
-def take(a, first, count, active, taken, sent):
-    """Which elements are counted; and how many exponents they send, added to sent [1]."""
+def row_shift(a, first):
+    """The whole number at or above a row's largest score in units of log 2, NaN where one is; operators.softmax's."""
+    row = carray(float32s(a[INPUT] + 4 * first), (a[SCORES],))
+    largest, magnitude = I32(-0x80000000), I32(0)
+    for j in range(a[SCORES]):
+        bits = bits_of(row[j])
+        magnitude = max(magnitude, I32(bits & MAGNITUDE))
+        largest = max(largest, I32(bits ^ I32(I32(bits >> I32(31)) & MAGNITUDE)))
+    return NAN if magnitude > I32(0x7F800000) else np.ceil(in_log2(in_order(largest)))
+
+
+@stage
+def in_log2(score):
+    """A score in units of log 2; a mask that is finite stays finite."""
+    power = score * LOG2_E
+    return LOWEST if power < LOWEST else power
+
+
+@stage
+def below(count, x, shift, asked):
+    """The scores in units of log 2 below the row's shift, in place, 0 for what is not sent; asked: what is."""
     for j in range(count):
-        taken[j] = active[j]
+        z = in_log2(x[j]) - shift
+        asked[j] = z > DEEPEST and x[j] != -INFINITY
+        x[j] = z if asked[j] or z != z else ZERO
+
+
+@stage
+def only(count, y, x, asked):
+    """0 for what is not sent, in place; NaN stays."""
+    for j in range(count):
+        y[j] = y[j] if asked[j] or x[j] != x[j] else ZERO
+
+
+@stage
+def ask(a, first, count, asked):
+    """Which elements the caller asks about."""
     if a[WHERE]:
         where = carray(bytes_at(a[WHERE] + first), (BLOCK,))
         for j in range(count):
-            taken[j] = taken[j] and where[j] != 0
+            asked[j] = where[j] != 0
+
+
+@stage
+def take(a, count, active, asked, taken, sent):
+    """Which elements are counted; and how many exponents they send, added to sent [1]."""
+    for j in range(count):
+        taken[j] = active[j] and asked[j]
     if a[KIND] >= FRACTION:
         for j in range(count):
             sent[0] += taken[j]
@@ -491,18 +546,25 @@ def digits_of_codes(a, count, codes, bank, place, taken, digits, row):
     per_bank = U(a[BASES] // a[BANKS])
     for j in range(count):
         row[j] = U(U(U(bank[j]) * per_bank) + U(place))
-        digits[j] = U(I(codes[j])) if taken[j] and codes[j] > ZERO else U(0)
+        digits[j] = U(I32(codes[j])) if taken[j] and codes[j] > ZERO else U(0)
 
 
 @stage
-def count_digits(count, digits, row, lanes):
-    """The digits added to lanes [., N, 16]: by sixteen, the lowest first."""
-    for half in range(lanes.shape[0]):
-        for j in range(count):
-            sixteen = np.uint16(U(digits[j] >> U(16 * half)) & U(0xFFFF))
-            lane = lanes[half, row[j]]
-            for place in range(16):
-                lane[place] += np.uint16((sixteen & DIGIT[place]) != 0)
+def count_digits(count, digits, row, words, found):
+    """The digits added up in found [N, groups * 8], the lowest first; words [N, groups] is empty before and after.
+
+    A byte of a word counts one digit, so one addition counts eight, for up to 128 elements at a time.
+    """
+    groups, flat = words.shape[1], words.reshape(-1)
+    each, sums = flat.view(np.uint8), found.reshape(-1)
+    for half in range(0, count, BLOCK // 2):
+        for j in range(half, min(half + BLOCK // 2, count)):
+            at = U(row[j] * U(groups))
+            for group in range(groups):
+                flat[at + U(group)] += SPREAD[U(digits[j] >> U(8 * group)) & U(0xFF)]
+        for i in range(each.size):
+            sums[i] += each[i]
+        flat[:] = 0
 
 
 @stage
@@ -518,34 +580,46 @@ def count_first_spike(a, count, reduced, taken, counts):
 
 
 @stage
-def spread(a, lanes, counts):
-    """The lanes as spikes per step and basis, added to counts [T, N]; the highest digit is step 0. Empties the lanes."""
+def spread(a, found, counts):
+    """What count_digits found as spikes per step and basis, added to counts [T, N]; the highest digit is step 0."""
     for digit in range(a[TIME_STEPS]):
         first = (a[TIME_STEPS] - 1 - digit) * a[BASES]
         for row in range(a[BASES]):
-            counts[first + row] += np.int64(lanes[digit // 16, row, digit % 16])
-    lanes[:] = 0
+            counts[first + row] += np.int64(found[row, digit])
+    found[:] = 0
 
 
-@cfunc(types.void(types.CPointer(types.int64), types.int64, types.int64, types.int64), cache=True, error_model="numpy")
+@cfunc(
+    types.void(types.CPointer(types.int64), types.int64, types.int64, types.int64),
+    cache=True,
+    error_model="numpy",
+)
 def neuron(arguments, first, last, thread):
     """Elements first .. last - 1 of a call, by one of its threads; ARGUMENTS says what each number stands for."""
-    a = carray(arguments, (ALONG + 1,))
+    a = carray(arguments, (SCORES + 1,))
     x, reduced, compared, y = np.empty(BLOCK, F), np.empty(BLOCK, F), np.empty(BLOCK, F), np.empty(BLOCK, F)
     o, g, w, codes = np.empty(BLOCK, F), np.empty(BLOCK, F), np.empty(BLOCK, F), np.empty(BLOCK, F)
-    exponent, exponents, bank = np.zeros(BLOCK, I), np.zeros(BLOCK, I), np.zeros(BLOCK, I)
-    active, taken = np.ones(BLOCK, np.bool_), np.ones(BLOCK, np.bool_)
-    before = np.empty(CELLS + 1, I)
-    form, slots, shared = a[FORM], a[SLOTS], a[SHARED]
+    exponent, exponents, bank = np.zeros(BLOCK, I32), np.zeros(BLOCK, I32), np.zeros(BLOCK, I32)
+    active, asked, taken = np.ones(BLOCK, np.bool_), np.ones(BLOCK, np.bool_), np.ones(BLOCK, np.bool_)
+    before = np.empty(CELLS + 1, I32)
+    form, slots, shared, scores = a[FORM], a[SLOTS], a[SHARED], a[SCORES]
     counts = carray(int64s(a[COUNTS] + 8 * thread * slots), (slots,))
-    by_digits = slots > 0 and (form == IDENTITY or form == CLOSED)
+    by_digits = slots > 1 and form in (IDENTITY, CLOSED)
     digits, row = np.zeros(BLOCK, U), np.zeros(BLOCK, U)
-    lanes = np.zeros(((a[TIME_STEPS] + 15) // 16, a[BASES] if by_digits else 0, 16), np.uint16)
-    ends = np.array([0x7FFFFFFF, -0x80000000], I)
+    rows, groups = a[BASES] if by_digits else 0, (a[TIME_STEPS] + 7) // 8
+    words, found = np.zeros((rows, groups), np.uint64), np.zeros((rows, groups * 8), np.uint32)
+    ends = np.array([0x7FFFFFFF, -0x80000000], I32)
     cells, per_unit, most = cells_of(a, last - first, before) if form >= CLOSED else (0, ZERO, 0)
-    for start in range(first, last, BLOCK):
-        count = min(last - start, BLOCK)
+    start, end_of_row, shift_of_row, until_spread = first, last, ZERO, UNTIL_SPREAD
+    while start < last:
+        if scores and (start - first) % scores == 0:
+            end_of_row, shift_of_row = start + scores, row_shift(a, start)
+        count = min(end_of_row - start, BLOCK)
         read(a, start, count, x)
+        if scores:
+            below(count, x, shift_of_row, asked)
+        else:
+            ask(a, start, count, asked)
         if shared != CHANNEL:
             update_ends(x, count, ends)
         if shared != OWN:
@@ -556,15 +630,15 @@ def neuron(arguments, first, last, thread):
         if form != IDENTITY or slots:
             split(a, count, x, reduced, exponent, active)
         if slots:
-            take(a, start, count, active, taken, counts[slots - 1 :])
+            take(a, count, active, asked, taken, counts[slots - 1 :])
         if form == IDENTITY:
             encode_identity(a, count, x, y)
             if by_digits:
                 digits_of_identity(a, count, x, taken, digits, row)
-                count_digits(count, digits, row, lanes)
+                count_digits(count, digits, row, words, found)
         elif form == FIRST_SPIKE:
             decode_first_spike(a, count, reduced, y)
-            if slots:
+            if slots > 1:
                 count_first_spike(a, count, reduced, taken, counts)
         else:
             if a[BANKS] > 1:
@@ -577,24 +651,29 @@ def neuron(arguments, first, last, thread):
                     decode_closed(a, count, reduced, bank, place, y, codes, o, g, w)
                     if by_digits:
                         digits_of_codes(a, count, codes, bank, place, taken, digits, row)
-                        count_digits(count, digits, row, lanes)
+                        count_digits(count, digits, row, words, found)
             add_bias(a, count, bank, y)
         if form != IDENTITY:
             restore(a, count, y, x, exponent, active)
         if shared != OWN:
             shift(count, y, exponents, 1)
+        if scores:
+            only(count, y, x, asked)
         write(a, start, count, y)
-        if by_digits and (last - start <= BLOCK or (start - first) % UNTIL_SPREAD == UNTIL_SPREAD - BLOCK):
-            spread(a, lanes, counts)
+        start += count
+        until_spread -= count
+        if by_digits and (until_spread < BLOCK or start >= last):
+            spread(a, found, counts)
+            until_spread = UNTIL_SPREAD
     write_ends(ends, carray(float32s(a[ENDS] + 8 * thread), (2,)))
 
 
 @cfunc(types.void(types.CPointer(types.int64)), cache=True, error_model="numpy")
 def share(task):
-    """One OpenMP thread's blocks: of [kernel, its arguments, size, threads, omp_get_thread_num]."""
-    a = carray(task, (5,))
-    thread, blocks = np.int64(call_thread_number(a[4])), (a[2] + BLOCK - 1) // BLOCK
-    first = blocks * thread // a[3] * BLOCK
-    last = min(blocks * (thread + 1) // a[3] * BLOCK, a[2])
+    """One OpenMP thread's part: of [kernel, its arguments, size, threads, elements together, omp_get_thread_num]."""
+    a = carray(task, (6,))
+    thread, parts = np.int64(call_thread_number(a[5])), (a[2] + a[4] - 1) // a[4]
+    first = parts * thread // a[3] * a[4]
+    last = min(parts * (thread + 1) // a[3] * a[4], a[2])
     if first < last:
         call_kernel(a[0], a[1], first, last, thread)

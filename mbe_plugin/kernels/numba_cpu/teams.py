@@ -17,9 +17,8 @@ import torch
 
 ENOUGH = 1 << 14  # elements for a thread more
 KERNEL = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
-BLOCK = 256
 
-Run = Callable[[int, int, int, int], None]  # kernel, arguments, size, threads: addresses and numbers
+Run = Callable[[int, int, int, int, int], None]  # as run()
 
 
 def threads_for(size: int) -> int:
@@ -27,12 +26,15 @@ def threads_for(size: int) -> int:
     return max(1, min(torch.get_num_threads(), size // ENOUGH))
 
 
-def run(kernel: int, arguments: int, size: int, threads: int) -> None:
-    """Call the kernel at an address for every element, by ``threads`` threads without Python's lock."""
+def run(kernel: int, arguments: int, size: int, threads: int, together: int) -> None:
+    """Call the kernel at an address for every element, by ``threads`` threads without Python's lock.
+
+    arguments: their address. together: how many elements one after another a thread takes at least (a row, a block).
+    """
     if threads == 1:
         KERNEL(kernel)(arguments, 0, size, 0)
     else:
-        _runner()(kernel, arguments, size, threads)
+        _runner()(kernel, arguments, size, threads, together)
 
 
 @cache
@@ -48,17 +50,17 @@ def _runner() -> Run:
     parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
     parallel.restype = None
 
-    def on_team(kernel: int, arguments: int, size: int, threads: int) -> None:
-        task = np.array([kernel, arguments, size, threads, address], dtype=np.int64)
+    def on_team(kernel: int, arguments: int, size: int, threads: int, together: int) -> None:
+        task = np.array([kernel, arguments, size, threads, together, address], dtype=np.int64)
         parallel(entry, task.ctypes.data, threads, 0)
 
     return on_team
 
 
-def on_python_threads(kernel: int, arguments: int, size: int, threads: int) -> None:
+def on_python_threads(kernel: int, arguments: int, size: int, threads: int, together: int) -> None:
     """The same with threads of Python's, made for the call."""
-    blocks = -(-size // BLOCK)
-    edges = [min(blocks * i // threads * BLOCK, size) for i in range(threads + 1)]
+    parts = -(-size // together)
+    edges = [min(parts * i // threads * together, size) for i in range(threads + 1)]
     call = KERNEL(kernel)
     others = [
         threading.Thread(target=call, args=(arguments, edges[i], edges[i + 1], i)) for i in range(1, threads)
