@@ -1,104 +1,161 @@
-"""Time and memory of a forward through the spiking MiniLM, against the ANN's.
+"""Time and memory of a forward through a spiking network, by backend, against the ANN's in the same run.
 
-    python -m benchmarks.model_speed [--time-steps 16 8 4] [--batch-sizes 1 8 32] [--threads 1] [--steps]
+    python -m benchmarks.model_speed [--networks minilm dinov2] [--backends torch numba] [--time-steps 16 8 4]
+        [--batch-sizes 1 8 32] [--threads 1] [--steps]
 
-Times are medians of interleaved forwards; memory is what one forward adds to the resident size at its
-peak (Linux), each in a process of its own. Writes results/model_speed.md and .csv (--out: another name).
+Times are medians of interleaved forwards, with and without counting events; memory is what one forward adds to the resident
+size at its peak (Linux), each in a process of its own. Nothing is printed unless every backend gives the bits of 'torch'.
+Writes results/model_speed.md and .csv (--out: another name).
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import mbe_plugin
 from benchmarks._common import RESULTS, interleaved_medians, markdown_table, provenance, write_csv
 from benchmarks._memory import elsewhere, peak, reset_peak
-from examples._shared.compare import Batch, padded_batches
-from examples._shared.networks import load_minilm
+from examples._shared.compare import padded_batches
+from examples._shared.networks import IMAGE_SIZE, load_dinov2, load_minilm
 from examples.sentences import calibration_sentences
 from mbe_plugin import MBEConfig
 
-LENGTH = 25  # tokens per sentence
 STEPS_BATCH = 8  # 'steps' is measured for this batch size only
+
+Inputs = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One configuration."""
+
+    network: str
+    backend: str
+    simulate: str
+    time_steps: int
+    batch: int
+    length: int
+    threads: int
 
 
 @dataclass(frozen=True)
 class Row:
-    """One configuration; memory in MiB beyond what the process held before the forward."""
+    """What was measured of a setting; memory in MiB beyond what the process held before the forward."""
 
+    network: str
+    backend: str
     simulate: str
     time_steps: int
     batch: int
+    length: int
     threads: int
     ann_seconds: float
     snn_seconds: float
     time_ratio: float
+    counting_ratio: float
     ann_mebibytes: float
     snn_mebibytes: float
 
 
 def main() -> None:
     options = parse()
-    rows = [measure(*setting, options.rounds) for setting in settings(options)]
-    header = ["simulation", "T", "batch", "threads", "ANN, s", "SNN, s", "SNN / ANN", "ANN, MiB", "SNN, MiB"]
-    cells = [
-        (
-            row.simulate,
-            row.time_steps,
-            row.batch,
-            row.threads,
-            f"{row.ann_seconds:.4f}",
-            f"{row.snn_seconds:.4f}",
-            f"{row.time_ratio:.2f}",
-            f"{row.ann_mebibytes:.0f}",
-            f"{row.snn_mebibytes:.0f}",
-        )
-        for row in rows
-    ]
+    cold = _compiling()
+    rows = [measure(setting, options.rounds) for setting in settings(options)]
+    header = "network backend simulation T batch tokens threads".split()
+    header += ["ANN, s", "SNN, s", "SNN / ANN", "counted / not", "ANN, MiB", "SNN, MiB"]
     text = (
-        f"# Speed of the spiking MiniLM\n\n{provenance()}. One forward of [batch, {LENGTH}] tokens, medians of "
-        f"{options.rounds} interleaved rounds; memory is what one forward adds at its peak.\n\n"
-        + markdown_table(header, cells)
+        f"# Speed of spiking networks\n\n{provenance()}. Medians of {options.rounds} interleaved forwards; images are of "
+        f"{IMAGE_SIZE} x {IMAGE_SIZE} pixels; memory is what one forward adds at its peak. Numba's kernel takes "
+        f"{cold['cold']:.1f} s of a core to compile, once per machine, and {cold['warm']:.1f} s to load afterwards. The "
+        "backends' outputs are the same bits.\n\n" + markdown_table(header, [cells(row) for row in rows])
     )
     print(text)
     write_csv(options.out.with_suffix(".csv"), Row, rows)
     options.out.with_suffix(".md").write_text(text + "\n", encoding="utf-8")
 
 
-def settings(options: argparse.Namespace) -> Iterator[tuple[str, int, int, int]]:
-    """(simulate, T, batch, threads)."""
-    for threads in options.threads:
-        for time_steps in options.time_steps:
-            for batch in options.batch_sizes:
-                yield "closed", time_steps, batch, threads
-            if options.steps:
-                yield "steps", time_steps, STEPS_BATCH, threads
-
-
-def measure(simulate: str, time_steps: int, batch: int, threads: int, rounds: int) -> Row:
-    """Times in one process, each peak of memory in another."""
-    setting = simulate, time_steps, batch, threads
-    times = elsewhere(_times, *setting, rounds)
-    memory = {name: elsewhere(_memory, *setting, name) for name in ("ann", "snn")}
-    return Row(
-        *setting, times["ann"], times["snn"], times["snn"] / times["ann"], memory["ann"], memory["snn"]
+def cells(row: Row) -> tuple[object, ...]:
+    return (
+        *(row.network, row.backend, row.simulate, row.time_steps, row.batch, row.length or "", row.threads),
+        f"{row.ann_seconds:.4f}",
+        f"{row.snn_seconds:.4f}",
+        f"{row.time_ratio:.2f}",
+        f"{row.counting_ratio:.2f}",
+        f"{row.ann_mebibytes:.0f}",
+        f"{row.snn_mebibytes:.0f}",
     )
 
 
-def _times(simulate: str, time_steps: int, batch: int, threads: int, rounds: int) -> dict[str, float]:
-    networks, inputs = _networks(simulate, time_steps, batch, threads)
-    return interleaved_medians({k: lambda m=m: m(**inputs) for k, m in networks.items()}, rounds)
+def settings(options: argparse.Namespace) -> Iterator[Setting]:
+    for network in options.networks:
+        length = options.length if network == "minilm" else 0
+        for threads in options.threads:
+            for time_steps in options.time_steps:
+                for backend in options.backends:
+                    for batch in options.batch_sizes:
+                        yield Setting(network, backend, "closed", time_steps, batch, length, threads)
+                    if options.steps:
+                        yield Setting(network, backend, "steps", time_steps, STEPS_BATCH, length, threads)
 
 
-def _memory(simulate: str, time_steps: int, batch: int, threads: int, name: str) -> float:
-    networks, inputs = _networks(simulate, time_steps, batch, threads)
-    small = {key: value[:1, :4] for key, value in inputs.items()}
+def measure(setting: Setting, rounds: int) -> Row:
+    """Times in one process, each peak of memory in another."""
+    times = elsewhere(_times, setting, rounds)
+    ann, snn = (elsewhere(_memory, setting, name) for name in ("ann", "snn"))
+    ratio, counting = times["snn"] / times["ann"], times["counted"] / times["snn"]
+    return Row(*vars(setting).values(), times["ann"], times["snn"], ratio, counting, ann, snn)
+
+
+def _compiling() -> dict[str, float]:
+    """Processor seconds until the kernel can run, without and with what an earlier process left on the disk."""
+    with tempfile.TemporaryDirectory() as folder:
+        return {name: elsewhere(_loading, folder) for name in ("cold", "warm")}
+
+
+def _loading(folder: str) -> float:
+    os.environ["NUMBA_CACHE_DIR"] = folder
+    started = time.process_time()
+    import mbe_plugin.kernels.numba_cpu.compiled  # noqa: F401  # where the time goes
+
+    return time.process_time() - started
+
+
+def _times(setting: Setting, rounds: int) -> dict[str, float]:
+    networks, inputs = _networks(setting)
+    snn = networks["snn"]
+    _check_bits(snn, inputs, setting.backend)
+
+    def counted() -> None:
+        with mbe_plugin.count_spikes(snn):
+            snn(**inputs)
+
+    calls: dict[str, Callable[[], Any]] = {name: lambda m=m: m(**inputs) for name, m in networks.items()}  # type: ignore[misc]
+    return interleaved_medians({**calls, "counted": counted}, rounds)
+
+
+def _check_bits(snn: nn.Module, inputs: Inputs, backend: str) -> None:
+    found = []
+    for name in ("torch", backend):
+        mbe_plugin.set_backend(snn, name)
+        with torch.no_grad():
+            found.append(snn(**inputs).last_hidden_state)
+    if not torch.equal(*found):
+        raise SystemExit(f"backend {backend!r} does not give the bits of 'torch'; its speed means nothing")
+
+
+def _memory(setting: Setting, name: str) -> float:
+    networks, inputs = _networks(setting)
+    small = {key: value[:1] for key, value in inputs.items()}
     with torch.no_grad():
         networks[name](**small)  # what the first call sets up once is no part of it
         before = reset_peak()
@@ -106,24 +163,35 @@ def _memory(simulate: str, time_steps: int, batch: int, threads: int, name: str)
     return (peak() - before) / 1024
 
 
-def _networks(simulate: str, time_steps: int, batch: int, threads: int) -> tuple[dict[str, nn.Module], Batch]:
-    torch.set_num_threads(threads)
-    tokenizer, ann = load_minilm()
-    # the first batch is run by the audit, so a small one keeps the peak of memory before the forward low
-    calibration = padded_batches(tokenizer, calibration_sentences(16), size=2)
-    config = MBEConfig(time_steps=time_steps, simulate=simulate)  # type: ignore[arg-type]  # a command-line word
-    snn = mbe_plugin.convert(ann, calibration, config)
+def _networks(setting: Setting) -> tuple[dict[str, nn.Module], Inputs]:
+    torch.set_num_threads(setting.threads)
     generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(1000, 20000, (batch, LENGTH), generator=generator)
-    return {"ann": ann, "snn": snn}, {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+    if setting.network == "minilm":
+        tokenizer, ann = load_minilm()
+        # the first batch is run by the audit, so a small one keeps the peak of memory before the forward low
+        calibration: Any = padded_batches(tokenizer, calibration_sentences(16), size=2)
+        tokens = torch.randint(1000, 20000, (setting.batch, setting.length), generator=generator)
+        inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+    else:
+        ann = load_dinov2()
+        images = torch.randn(setting.batch, 3, IMAGE_SIZE, IMAGE_SIZE, generator=generator)
+        inputs, calibration = {"pixel_values": images}, [{"pixel_values": images[:1]}]
+    simulate: Any = setting.simulate
+    config = MBEConfig(time_steps=setting.time_steps, simulate=simulate)
+    snn = mbe_plugin.convert(ann, calibration, config)
+    mbe_plugin.set_backend(snn, setting.backend)
+    return {"ann": ann, "snn": snn}, inputs
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--networks", nargs="+", default=["minilm"], choices=["minilm", "dinov2"])
+    parser.add_argument("--backends", nargs="+", default=["torch", "numba"], choices=["torch", "numba"])
     parser.add_argument("--time-steps", type=int, nargs="+", default=[16, 8, 4])
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--length", type=int, default=25, help="tokens per sentence")
     parser.add_argument("--threads", type=int, nargs="+", default=[1])
     parser.add_argument("--steps", action="store_true", help="the step loop too (slow)")
     parser.add_argument("--rounds", type=int, default=7)

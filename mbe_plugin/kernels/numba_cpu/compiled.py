@@ -50,7 +50,7 @@ LOG2_E, LOWEST, DEEPEST = (
     F(-125.0),
 )  # operators.softmax's
 SQRT2, INVERSE_SQRT2 = F(2.0**0.5), F(2.0**-0.5)
-MAGNITUDE, FIELD, MANTISSA = I32(0x7FFFFFFF), I32(0xFF), I32(0x7FFFFF)
+MAGNITUDE, FIELD, MANTISSA = 0x7FFFFFFF, 0xFF, 0x7FFFFF
 
 _UNWRAPPED: dict[str, Any] = {
     "no_cpython_wrapper": True,
@@ -126,7 +126,7 @@ def read(a, first, count, x):
         short = carray(uint16s(a[INPUT] + 2 * first), (BLOCK,))
         if a[DTYPE] == BFLOAT16:
             for j in range(count):
-                x[j] = float_of(U(U(short[j]) << U(16)))
+                x[j] = float_of(U((short[j]) << 16))
         else:
             for j in range(count):
                 x[j] = from_half(U(short[j]))
@@ -135,11 +135,11 @@ def read(a, first, count, x):
 @stage
 def from_half(bits):
     """A float16 number as float32, exactly."""
-    magnitude = U(U(bits & U(0x7FFF)) << U(13))
-    if magnitude >= U(0x1F << 23):  # infinity or NaN
-        return float_of(U(U(U(bits & U(0x8000)) << U(16)) | U(U(0x7F800000) | magnitude)))
+    magnitude = U((bits & 0x7FFF) << 13)
+    if magnitude >= (0x1F << 23):  # infinity or NaN
+        return float_of(U((U(bits & 0x8000) << 16) | (0x7F800000 | magnitude)))
     value = float_of(magnitude) * F(2.0**112)
-    return -value if bits & U(0x8000) else value
+    return -value if bits & 0x8000 else value
 
 
 @stage
@@ -154,8 +154,8 @@ def write(a, first, count, y):
     if a[DTYPE] == BFLOAT16:
         for j in range(count):
             bits = U(bits_of(y[j]))
-            rounded = U(U(bits + U(0x7FFF)) + U(U(bits >> U(16)) & U(1))) >> U(16)
-            short[j] = np.uint16(rounded if y[j] == y[j] else U(0x7FC0))
+            rounded = U((bits + 0x7FFF) + ((bits >> 16) & 1)) >> 16
+            short[j] = np.uint16(rounded if y[j] == y[j] else 0x7FC0)
     else:
         for j in range(count):
             short[j] = np.uint16(to_half(U(bits_of(y[j]))))
@@ -164,15 +164,15 @@ def write(a, first, count, y):
 @stage
 def to_half(bits):
     """The float16 number nearest to a float32 number, of two the even one."""
-    magnitude, sign = U(bits & U(0x7FFFFFFF)), U(U(bits >> U(16)) & U(0x8000))
-    if magnitude > U(0x7F800000):
-        return U(sign | U(0x7E00))
-    if magnitude >= U(0x47800000):
-        return U(sign | U(0x7C00))
-    if magnitude < U(0x38800000):  # a subnormal number: the addition shifts and rounds
-        return U(sign | U(U(bits_of(float_of(magnitude) + HALF)) - U(0x3F000000)))
-    odd = U(U(magnitude >> U(13)) & U(1))
-    return U(sign | U(U(U(magnitude - U(112 << 23)) + U(U(0xFFF) + odd)) >> U(13)))
+    magnitude, sign = U(bits & 0x7FFFFFFF), U((bits >> 16) & 0x8000)
+    if magnitude > 0x7F800000:
+        return U(sign | 0x7E00)
+    if magnitude >= 0x47800000:
+        return U(sign | 0x7C00)
+    if magnitude < 0x38800000:  # a subnormal number: the addition shifts and rounds
+        return U(sign | U(U(bits_of(float_of(magnitude) + HALF)) - 0x3F000000))
+    odd = U((magnitude >> 13) & 1)
+    return U(sign | U(U((magnitude - (112 << 23)) + (0xFFF + odd)) >> 13))
 
 
 @stage
@@ -181,7 +181,7 @@ def update_ends(x, count, ends):
     low, high = ends[0], ends[1]
     for j in range(count):
         bits = bits_of(x[j])
-        ordered = I32(bits ^ I32(I32(bits >> I32(31)) & MAGNITUDE))
+        ordered = I32(bits ^ ((bits >> 31) & MAGNITUDE))
         low, high = min(low, ordered), max(high, ordered)
     ends[0], ends[1] = low, high
 
@@ -197,19 +197,19 @@ def write_ends(ends, out):
 @stage
 def in_order(ordered):
     """The float that update_ends has as this integer."""
-    return float_of(I32(ordered ^ I32(I32(ordered >> I32(31)) & MAGNITUDE)))
+    return float_of(I32(ordered ^ ((ordered >> 31) & MAGNITUDE)))
 
 
 @stage
 def power_of_two(exponent):
     """2^exponent; 0 below the normal range, infinity above."""
-    return float_of(I32(min(max(I32(exponent + I32(127)), I32(0)), I32(255)) << I32(23)))
+    return float_of(I32(min(max(I32(exponent + 127), 0), 255) << 23))
 
 
 @stage
 def shifted(y, exponent):
     """y * 2^exponent, as scaling.scale_by_power_of_two."""
-    half = I32(exponent >> I32(1))
+    half = I32(exponent >> 1)
     return y * power_of_two(half) * power_of_two(I32(exponent - half))
 
 
@@ -260,14 +260,12 @@ def split(a, count, x, reduced, exponent, active):
         positive = power >= ROOT or a[ONE_SIDED] != 0
         for j in range(count):
             bits = bits_of(x[j])
-            field = I32(I32(bits >> I32(23)) & FIELD)
-            e = I32(field - I32(126))
-            odd = I32(e & I32(1)) if even else I32(0)
+            field = I32((bits >> 23) & FIELD)
+            e = I32(field - 126)
+            odd = I32(e & 1) if even else 0
             exponent[j] = I32(e - odd)
-            reduced[j] = float_of(
-                I32(I32(bits & ~I32(FIELD << I32(23))) | I32(I32(I32(126) + odd) << I32(23)))
-            )
-            active[j] = field != I32(0) and field != FIELD and (x[j] > ZERO or not positive)
+            reduced[j] = float_of(I32((bits & ~(FIELD << 23)) | ((126 + odd) << 23)))
+            active[j] = field != 0 and field != FIELD and (x[j] > ZERO or not positive)
 
 
 @stage
@@ -297,7 +295,7 @@ def scale(kind, power, count, y, exponent):
     if kind == OCTAVE:
         factor = SQRT2 if power == ROOT else INVERSE_SQRT2
         for j in range(count):
-            y[j] = y[j] * factor if I32(exponent[j] & I32(1)) == I32(1) else y[j]
+            y[j] = y[j] * factor if I32(exponent[j] & 1) == 1 else y[j]
     root, inverse = I32(power >= ROOT), power in (INVERSE, INVERSE_ROOT)
     for j in range(count):
         e = I32(exponent[j] >> root)
@@ -328,7 +326,7 @@ def cells_of(a, size, before):
         return 0, ZERO, 0
     before[: cells + 1] = 0
     for b in range(count):
-        before[cell(breaks[b], breaks[0], per_unit, F(cells - 1)) + U(1)] += I32(1)
+        before[cell(breaks[b], breaks[0], per_unit, F(cells - 1)) + 1] += 1
     most = 0
     for c in range(1, cells + 1):
         most = max(most, before[c])
@@ -357,8 +355,8 @@ def find_banks(a, count, reduced, compared, cells, per_unit, most, before, bank)
     breaks = breakpoints_of(a)
     if a[OCTAVES]:
         for j in range(count):
-            bits = max(I32(bits_of(reduced[j]) & MAGNITUDE), I32(1 << 23))
-            compared[j] = float_of(I32(I32(bits & MANTISSA) | I32(126 << 23)))
+            bits = max(I32(bits_of(reduced[j]) & MAGNITUDE), (1 << 23))
+            compared[j] = float_of(I32((bits & MANTISSA) | (126 << 23)))
     elif a[MIRRORED]:
         for j in range(count):
             compared[j] = abs(reduced[j])
@@ -392,7 +390,7 @@ def decode_closed(a, count, reduced, bank, place, y, codes, o, g, w):
     weight = carray(float32s(a[WEIGHT]), (a[BASES],))
     per_bank = U(a[BASES] // a[BANKS])
     for j in range(count):
-        row = U(U(U(bank[j]) * per_bank) + U(place))
+        row = U((U(bank[j]) * per_bank) + place)
         o[j], g[j], w[j] = offset[row], gain[row], weight[row]
     numbers, share = power_of_two(I32(a[TIME_STEPS])), power_of_two(I32(-a[TIME_STEPS]))
     top = numbers - ONE
@@ -416,7 +414,7 @@ def decode_steps(a, count, reduced, bank, place, y, membrane, output, taken, cou
     gain = carray(float32s(a[GAIN]), (bases,))
     per_bank = U(bases // a[BANKS])
     for j in range(count):
-        row = U(U(U(bank[j]) * per_bank) + U(place))
+        row = U((U(bank[j]) * per_bank) + place)
         membrane[j] = gain[row] * (reduced[j] - offset[row])
         output[j] = ZERO
     for t in range(steps):
@@ -430,14 +428,14 @@ def decode_steps(a, count, reduced, bank, place, y, membrane, output, taken, cou
                 membrane[j] -= r if fires else ZERO
         else:
             for j in range(count):
-                row = U(U(U(bank[j]) * per_bank) + U(place))
+                row = U((U(bank[j]) * per_bank) + place)
                 fires = membrane[j] - threshold[t, row] >= ZERO
                 output[j] += intensity[t, row] if fires else ZERO
                 if counts.size > 1:
                     counts[t * bases + row] += fires and taken[j]
                 membrane[j] -= reset[t, row] if fires else ZERO
     for j in range(count):
-        y[j] += weight[U(U(U(bank[j]) * per_bank) + U(place))] * output[j]
+        y[j] += weight[U((U(bank[j]) * per_bank) + place)] * output[j]
 
 
 @stage
@@ -451,8 +449,8 @@ def add_bias(a, count, bank, y):
 @stage
 def middle(bits, kept):
     """closed.middle_of_segment of a float's bits."""
-    dropped = I32(I32(23) - kept)
-    return float_of(I32(I32(bits & I32(I32(-1) << dropped)) | I32(I32(1) << I32(dropped - I32(1)))))
+    dropped = I32(23 - kept)
+    return float_of(I32(I32(bits & ((-1) << dropped)) | (1 << I32(dropped - 1))))
 
 
 @stage
@@ -461,8 +459,8 @@ def encode_identity(a, count, x, y):
     kept = I32(a[KEPT_BITS])
     for j in range(count):
         bits = bits_of(x[j])
-        field = I32(I32(bits >> I32(23)) & FIELD)
-        normal = field != I32(0) and field != FIELD
+        field = I32((bits >> 23) & FIELD)
+        normal = field != 0 and field != FIELD
         y[j] = middle(bits, kept) if normal else x[j] * SMALLEST_NORMAL
 
 
@@ -482,8 +480,8 @@ def row_shift(a, first):
     for j in range(a[SCORES]):
         bits = bits_of(row[j])
         magnitude = max(magnitude, I32(bits & MAGNITUDE))
-        largest = max(largest, I32(bits ^ I32(I32(bits >> I32(31)) & MAGNITUDE)))
-    return NAN if magnitude > I32(0x7F800000) else np.ceil(in_log2(in_order(largest)))
+        largest = max(largest, I32(bits ^ ((bits >> 31) & MAGNITUDE)))
+    return NAN if magnitude > 0x7F800000 else np.ceil(in_log2(in_order(largest)))
 
 
 @stage
@@ -534,10 +532,10 @@ def digits_of_identity(a, count, x, taken, digits, row):
     segments, dropped, steps = U(a[BASES] // 2), U(23 - a[KEPT_BITS]), U(a[TIME_STEPS])
     for j in range(count):
         bits = U(bits_of(x[j]))
-        code = U(U(bits & U(0x7FFFFFFF)) >> dropped)
-        segment = U(U(code >> steps) & U(segments - U(1)))
-        row[j] = U(segment + U(U(bits >> U(31)) * segments))
-        digits[j] = U(code & U(U(U(1) << steps) - U(1))) if taken[j] else U(0)
+        code = U((bits & 0x7FFFFFFF) >> dropped)
+        segment = U((code >> steps) & (segments - 1))
+        row[j] = U(segment + ((bits >> 31) * segments))
+        digits[j] = U(code & ((1 << steps) - 1)) if taken[j] else 0
 
 
 @stage
@@ -545,8 +543,8 @@ def digits_of_codes(a, count, codes, bank, place, taken, digits, row):
     """Those of decode_closed's codes, whose NaN sends nothing."""
     per_bank = U(a[BASES] // a[BANKS])
     for j in range(count):
-        row[j] = U(U(U(bank[j]) * per_bank) + U(place))
-        digits[j] = U(I32(codes[j])) if taken[j] and codes[j] > ZERO else U(0)
+        row[j] = U((U(bank[j]) * per_bank) + place)
+        digits[j] = U(I32(codes[j])) if taken[j] and codes[j] > ZERO else 0
 
 
 @stage
@@ -561,7 +559,7 @@ def count_digits(count, digits, row, words, found):
         for j in range(half, min(half + BLOCK // 2, count)):
             at = U(row[j] * U(groups))
             for group in range(groups):
-                flat[at + U(group)] += SPREAD[U(digits[j] >> U(8 * group)) & U(0xFF)]
+                flat[at + U(group)] += SPREAD[U(digits[j] >> U(8 * group)) & 0xFF]
         for i in range(each.size):
             sums[i] += each[i]
         flat[:] = 0
@@ -573,10 +571,10 @@ def count_first_spike(a, count, reduced, taken, counts):
     segments = U(a[BASES] // 2)
     for j in range(count):
         bits = U(bits_of(reduced[j]))
-        time = 126 - np.int64(U(U(bits >> U(23)) & U(0xFF)))
+        time = 126 - np.int64(U((bits >> 23) & 0xFF))
         if taken[j] and 0 <= time < a[TIME_STEPS]:
-            segment = U(U(bits >> U(23 - a[KEPT_BITS])) & U(segments - U(1)))
-            counts[time * a[BASES] + U(segment + U(U(bits >> U(31)) * segments))] += 1
+            segment = U((bits >> U(23 - a[KEPT_BITS])) & (segments - 1))
+            counts[time * a[BASES] + U(segment + ((bits >> 31) * segments))] += 1
 
 
 @stage
