@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -154,10 +153,24 @@ class Observer(nn.Module):
         return self.scalar(x)
 
 
-# spikes [T, N] and exponents [] that a kernel counted in passing; None where it did not
-Counted = tuple[Tensor, Tensor] | None
-# what the tables get, which of it takes part (None: all), and the exponents that elements share (None: each its own)
-SpikeListener = Callable[[Tensor, Tensor | None, Tensor | None, Counted], None]
+# what a kernel counted in passing: spikes [T, N], exponents [], and elements [], unless the inputs tell; None: nothing
+Counted = tuple[Tensor, Tensor, Tensor | None] | None
+
+
+class SpikeListener(Protocol):
+    """Is told of every call: what the tables get, which of it takes part (None: all), and shared exponents (None: none).
+
+    counts_suffice: where the elements have been counted, it does not look at the inputs, and gets others.
+    """
+
+    @property
+    def counts_suffice(self) -> bool:
+        """See the class."""
+        ...
+
+    def __call__(self, x: Tensor, where: Tensor | None, shared: Tensor | None, counted: Counted) -> None:
+        """A call."""
+        ...
 
 
 class CalibratedNode(MBENode):
@@ -220,19 +233,25 @@ class CalibratedNode(MBENode):
         y, ends, counts = self._by_kernel(sent, where, counted=self.spike_listener is not None)
         self.count_range(x, where, ends if sent is x else None)
         if self.spike_listener is not None:
-            self.spike_listener(sent, where, None, self._counts_of(counts))
+            self.spike_listener(sent, where, None, (*self._counts_of(counts), None))
         return y
 
     def numerators(self, scores: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
-        """Where nobody looks on: 2^x of the scores of softmax over the last dimension in one pass, as Softmax has it.
+        """Where nobody looks at the inputs: 2^x of a softmax's scores over the last dimension, as Softmax has it.
 
-        With the ends [2] of the powers and how many are sent [1], which the caller counts. None where it goes the long way.
+        With the ends [2] of the powers and how many are sent [], which the caller counts. None where it goes the long way.
         """
-        alone = self.spike_listener is None and CALLS.taken_by is None and not self.dead_zone
+        listener = self.spike_listener
+        alone = (
+            CALLS.taken_by is None and not self.dead_zone and (listener is None or listener.counts_suffice)
+        )
         hooked = self._forward_hooks or self._forward_pre_hooks or _has_any_global_hook()
         if not alone or hooked or torch.compiler.is_compiling() or not self._passes_once(scores):
             return None
-        return self._by_kernel(scores, shared=("", None, -1, True))
+        y, ends, counts = self._by_kernel(scores, counted=listener is not None, shared=("", None, -1, True))
+        if listener is not None:
+            listener(scores, None, None, (*self._counts_of(counts), counts[-1]))
+        return y, ends, counts[-1]
 
     def decoded(self, x: Tensor, dim: int = -1) -> Tensor:
         """forward(x, dim) without hooks or counters."""

@@ -74,7 +74,7 @@ def _powers(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 def _noted(exp2: CalibratedNode, x: Tensor, y: Tensor, ends: Tensor, sent: Tensor) -> Tensor:
     """y, after the powers' range has been counted."""
     if hold(exp2.calibrated, (ends[0], ends[1])):
-        exp2.seen += sent[0]
+        exp2.seen += sent
     else:
         exp2.count_range(*_powers(x, -1))
     return y

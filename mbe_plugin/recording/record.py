@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from threading import Lock
 
 import torch
@@ -81,11 +82,25 @@ class _Delivered(Ledger):
                 self.found.setdefault((operator.site, delivery.function), Deliveries()).add(delivery)
 
 
+@dataclass(frozen=True, eq=False)
+class _Listener:
+    """One recording's."""
+
+    listen: Callable[[Tensor, Tensor | None, Tensor | None, Counted], None]
+    counts_suffice: bool
+
+    def __call__(
+        self, x: Tensor, where: Tensor | None, shared: Tensor | None, counted: Counted = None
+    ) -> None:
+        self.listen(x, where, shared, counted)
+
+
 class _Listeners:
     """The listeners of one neuron, told in turn."""
 
     def __init__(self, each: tuple[SpikeListener, ...]) -> None:
         self.each = each
+        self.counts_suffice = all(listener.counts_suffice for listener in each)
 
     def __call__(self, x: Tensor, where: Tensor | None, shared: Tensor | None, counted: Counted) -> None:
         for listen in self.each:
@@ -112,7 +127,7 @@ def _listener(
 ) -> SpikeListener:
     numbers: list[MBENode] = []  # of the neuron, once a train is kept
 
-    def listen(x: Tensor, where: Tensor | None, shared: Tensor | None, counted: Counted = None) -> None:
+    def listen(x: Tensor, where: Tensor | None, shared: Tensor | None, counted: Counted) -> None:
         refuse_compiled()
         with looking():
             counts, tally = _sent(node, x.detach(), where, shared, most, counted)
@@ -123,7 +138,7 @@ def _listener(
                     numbers[:] = numbers or [numbers_of(node)]
                     neuron.calls.append(train_of(numbers[0], x.detach(), where, shared))
 
-    return listen
+    return _Listener(listen, counts_suffice=not trains and most is None)
 
 
 def _neuron(recording: Recording, node: CalibratedNode, like: Tensor, trains: bool) -> NeuronEvents:
@@ -146,13 +161,13 @@ def _sent(
 ) -> tuple[Tensor, Tensor]:
     """Counts [T, N] and tally [3] of one call; see NeuronEvents. counted: by the kernel, which looked at all elements."""
     if most is None and counted is not None:
-        part, took_part = x, where
-        counts, exponents = counted
+        counts, exponents, given = counted
+        elements = sampled = _how_many(x, where) if given is None else given
     else:
         part = spread(x, None, most)
         took_part = None if where is None else spread(where.expand(x.shape), None, most)
         counts, exponents = node.spike_counts(part, took_part)
-    elements, sampled = _how_many(x, where), _how_many(part, took_part)
+        elements, sampled = _how_many(x, where), _how_many(part, took_part)
     if shared is not None:
         exponents = torch.full_like(exponents, shared.numel() if node.scale == "token" else 0)
     else:  # rounded, in whole numbers

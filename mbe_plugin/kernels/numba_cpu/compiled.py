@@ -14,7 +14,7 @@ from llvmlite import ir
 from numba import carray, cfunc, njit, types
 from numba.extending import intrinsic
 
-BLOCK = 256
+BLOCK = 248  # elements, which a byte can count
 MOST_COMPARED = (
     12  # break points that are compared with every element; more are found by cells, as in banks.py
 )
@@ -22,7 +22,7 @@ MOST_PER_CELL = 4
 SPREAD = np.array(
     [sum((n >> place & 1) << 8 * place for place in range(8)) for n in range(256)], dtype=np.uint64
 )
-UNTIL_SPREAD = 1 << 30  # elements that 32 bits can count
+UNTIL_SPREAD = 1 << 15  # elements, which 16 bits can count
 CELLS, FEW_CELLS, MANY = 2048, 256, 1 << 14  # few for fewer than MANY elements: they are made in every call
 
 # what a number among the arguments stands for
@@ -465,6 +465,14 @@ def encode_identity(a, count, x, y):
 
 
 @stage
+def find_normal(count, x, active):
+    """Which inputs an identity sends: no zero, denormal, infinity or NaN."""
+    for j in range(count):
+        field = I32((bits_of(x[j]) >> 23) & FIELD)
+        active[j] = field != 0 and field != FIELD
+
+
+@stage
 def decode_first_spike(a, count, reduced, y):
     """first_spike.decode."""
     kept, least = I32(a[KEPT_BITS]), power_of_two(I32(-a[TIME_STEPS]))
@@ -551,18 +559,17 @@ def digits_of_codes(a, count, codes, bank, place, taken, digits, row):
 def count_digits(count, digits, row, words, found):
     """The digits added up in found [N, groups * 8], the lowest first; words [N, groups] is empty before and after.
 
-    A byte of a word counts one digit, so one addition counts eight, for up to 128 elements at a time.
+    A byte of a word counts one digit, so one addition counts eight.
     """
     groups, flat = words.shape[1], words.reshape(-1)
+    for group in range(groups):
+        shift, stride = U(8 * group), U(groups)
+        for j in range(count):
+            flat[U(row[j] * stride + group)] += SPREAD[U(digits[j] >> shift) & 0xFF]
     each, sums = flat.view(np.uint8), found.reshape(-1)
-    for half in range(0, count, BLOCK // 2):
-        for j in range(half, min(half + BLOCK // 2, count)):
-            at = U(row[j] * U(groups))
-            for group in range(groups):
-                flat[at + U(group)] += SPREAD[U(digits[j] >> U(8 * group)) & 0xFF]
-        for i in range(each.size):
-            sums[i] += each[i]
-        flat[:] = 0
+    for i in range(each.size):
+        sums[i] = np.uint16(sums[i] + each[i])
+    flat[:] = 0
 
 
 @stage
@@ -605,7 +612,7 @@ def neuron(arguments, first, last, thread):
     by_digits = slots > 1 and form in (IDENTITY, CLOSED)
     digits, row = np.zeros(BLOCK, U), np.zeros(BLOCK, U)
     rows, groups = a[BASES] if by_digits else 0, (a[TIME_STEPS] + 7) // 8
-    words, found = np.zeros((rows, groups), np.uint64), np.zeros((rows, groups * 8), np.uint32)
+    words, found = np.zeros((rows, groups), np.uint64), np.zeros((rows, groups * 8), np.uint16)
     ends = np.array([0x7FFFFFFF, -0x80000000], I32)
     cells, per_unit, most = cells_of(a, last - first, before) if form >= CLOSED else (0, ZERO, 0)
     start, end_of_row, shift_of_row, until_spread = first, last, ZERO, UNTIL_SPREAD
@@ -625,8 +632,10 @@ def neuron(arguments, first, last, thread):
             shift(count, x, exponents, -1)
         if shared == CHANNEL:  # whose range is that of the scaled input
             update_ends(x, count, ends)
-        if form != IDENTITY or slots:
+        if form != IDENTITY:
             split(a, count, x, reduced, exponent, active)
+        elif slots:
+            find_normal(count, x, active)
         if slots:
             take(a, count, active, asked, taken, counts[slots - 1 :])
         if form == IDENTITY:
