@@ -245,7 +245,13 @@ class CalibratedNode(MBENode):
         alone = (
             CALLS.taken_by is None and not self.dead_zone and (listener is None or listener.counts_suffice)
         )
-        hooked = self._forward_hooks or self._forward_pre_hooks or _has_any_global_hook()
+        # accelerate's hooks, which bring the tables of an offloaded neuron, stand in the place of its forward
+        hooked = (
+            self._forward_hooks
+            or self._forward_pre_hooks
+            or _has_any_global_hook()
+            or "forward" in vars(self)
+        )
         if not alone or hooked or torch.compiler.is_compiling() or not self._passes_once(scores):
             return None
         y, ends, counts = self._by_kernel(scores, counted=listener is not None, shared=("", None, -1, True))
