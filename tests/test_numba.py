@@ -385,3 +385,18 @@ def test_minilm_gives_the_same_bits(minilm: nn.Module, minilm_tokenizer: Any) ->
         with torch.no_grad():
             found.append(snn(**batch).last_hidden_state)
     assert_same_bits(*found)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_a_network_is_compiled_in_one_graph_and_exported() -> None:
+    """Each of its neurons as one call of the operator, where backend 'torch' has some dozens of torch's."""
+    snn = mbe_plugin.convert(transformer(depth=1), [tokens()], MBEConfig(bases=16, backend="numba"))
+    x = tokens(seed=3)
+    torch._dynamo.reset()
+    with torch.no_grad():
+        wanted = snn(x)
+        assert_same_bits(torch.compile(snn, fullgraph=True, backend="aot_eager")(x), wanted)
+        program = torch.export.export(snn, (x,))
+    assert_same_bits(program.module()(x), wanted)
+    called = sum(str(node.target) == "mbe_plugin.neuron.default" for node in program.graph.nodes)
+    assert called == len({m for m in snn.modules() if isinstance(m, CalibratedNode)})

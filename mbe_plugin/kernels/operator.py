@@ -74,7 +74,11 @@ def call(
 
 def neuron(x: Tensor, *args: Any) -> Found:
     """call(x, ...), through torch's dispatcher where somebody looks on: a compiler, a transform, a mode."""
-    return call(x, *args) if _unwatched(x) else _operator(x, *args)
+    if _unwatched(x):
+        return call(x, *args)
+    values, ends, counts = _operator(x, *args)
+    # dynamo lets no attribute be set on one of several results, which a converted network marks
+    return values.view_as(values) if torch.compiler.is_compiling() else values, ends, counts
 
 
 def _unwatched(x: Tensor) -> bool:

@@ -116,6 +116,13 @@ uint16s, bytes_at = map(_pointer_to, (types.uint16, types.uint8))
 
 
 @stage
+def clear(count, x):
+    """0 in place."""
+    for j in range(count):
+        x[j] = 0
+
+
+@stage
 def read(a, first, count, x):
     """The block's input as float32."""
     if a[DTYPE] == FLOAT32:
@@ -324,7 +331,7 @@ def cells_of(a, size, before):
     per_unit = F(cells) / (breaks[count - 1] - breaks[0])
     if not per_unit < INFINITY:
         return 0, ZERO, 0
-    before[: cells + 1] = 0
+    clear(cells + 1, before)
     for b in range(count):
         before[cell(breaks[b], breaks[0], per_unit, F(cells - 1)) + 1] += 1
     most = 0
@@ -364,7 +371,7 @@ def find_banks(a, count, reduced, compared, cells, per_unit, most, before, bank)
         for j in range(count):
             compared[j] = reduced[j]
     if cells == 0:
-        bank[:count] = 0
+        clear(count, bank)
         for b in range(breaks.size):
             for j in range(count):
                 bank[j] += I32(compared[j] >= breaks[b])
@@ -406,9 +413,9 @@ def decode_closed(a, count, reduced, bank, place, y, codes, o, g, w):
 def decode_steps(a, count, reduced, bank, place, y, membrane, output, taken, counts):
     """steps.decode of the basis at ``place`` of each bank, added to y; its spikes are counted if counts [T, N] has room."""
     steps, bases = a[TIME_STEPS], a[BASES]
-    threshold = carray(float32s(a[THRESHOLD]), (steps, bases))
-    reset = carray(float32s(a[RESET]), (steps, bases))
-    intensity = carray(float32s(a[INTENSITY]), (steps, bases))
+    threshold = carray(float32s(a[THRESHOLD]), (steps * bases,))
+    reset = carray(float32s(a[RESET]), (steps * bases,))
+    intensity = carray(float32s(a[INTENSITY]), (steps * bases,))
     weight = carray(float32s(a[WEIGHT]), (bases,))
     offset = carray(float32s(a[OFFSET]), (bases,))
     gain = carray(float32s(a[GAIN]), (bases,))
@@ -419,7 +426,8 @@ def decode_steps(a, count, reduced, bank, place, y, membrane, output, taken, cou
         output[j] = ZERO
     for t in range(steps):
         if a[BANKS] == 1:
-            th, r, d = threshold[t, place], reset[t, place], intensity[t, place]
+            at = t * bases + place
+            th, r, d = threshold[at], reset[at], intensity[at]
             for j in range(count):
                 fires = membrane[j] - th >= ZERO
                 output[j] += d if fires else ZERO
@@ -428,12 +436,12 @@ def decode_steps(a, count, reduced, bank, place, y, membrane, output, taken, cou
                 membrane[j] -= r if fires else ZERO
         else:
             for j in range(count):
-                row = U((U(bank[j]) * per_bank) + place)
-                fires = membrane[j] - threshold[t, row] >= ZERO
-                output[j] += intensity[t, row] if fires else ZERO
+                row = t * bases + U((U(bank[j]) * per_bank) + place)
+                fires = membrane[j] - threshold[row] >= ZERO
+                output[j] += intensity[row] if fires else ZERO
                 if counts.size > 1:
-                    counts[t * bases + row] += fires and taken[j]
-                membrane[j] -= reset[t, row] if fires else ZERO
+                    counts[row] += fires and taken[j]
+                membrane[j] -= reset[row] if fires else ZERO
     for j in range(count):
         y[j] += weight[U((U(bank[j]) * per_bank) + place)] * output[j]
 
@@ -556,20 +564,19 @@ def digits_of_codes(a, count, codes, bank, place, taken, digits, row):
 
 
 @stage
-def count_digits(count, digits, row, words, found):
-    """The digits added up in found [N, groups * 8], the lowest first; words [N, groups] is empty before and after.
+def count_digits(count, digits, row, groups, words, bytes_of_words, found):
+    """The digits added up in found [N * groups * 8], the lowest first; words [N * groups] is empty before and after.
 
     A byte of a word counts one digit, so one addition counts eight.
     """
-    groups, flat = words.shape[1], words.reshape(-1)
     for group in range(groups):
         shift, stride = U(8 * group), U(groups)
         for j in range(count):
-            flat[U(row[j] * stride + group)] += SPREAD[U(digits[j] >> shift) & 0xFF]
-    each, sums = flat.view(np.uint8), found.reshape(-1)
-    for i in range(each.size):
-        sums[i] = np.uint16(sums[i] + each[i])
-    flat[:] = 0
+            words[U(row[j] * stride + group)] += SPREAD[U(digits[j] >> shift) & 0xFF]
+    for i in range(found.size):
+        found[i] = np.uint16(found[i] + bytes_of_words[i])
+    for i in range(words.size):
+        words[i] = 0
 
 
 @stage
@@ -585,13 +592,14 @@ def count_first_spike(a, count, reduced, taken, counts):
 
 
 @stage
-def spread(a, found, counts):
+def spread(a, groups, found, counts):
     """What count_digits found as spikes per step and basis, added to counts [T, N]; the highest digit is step 0."""
     for digit in range(a[TIME_STEPS]):
         first = (a[TIME_STEPS] - 1 - digit) * a[BASES]
         for row in range(a[BASES]):
-            counts[first + row] += np.int64(found[row, digit])
-    found[:] = 0
+            counts[first + row] += np.int64(found[row * groups * 8 + digit])
+    for i in range(found.size):
+        found[i] = 0
 
 
 @cfunc(
@@ -612,8 +620,10 @@ def neuron(arguments, first, last, thread):
     by_digits = slots > 1 and form in (IDENTITY, CLOSED)
     digits, row = np.zeros(BLOCK, U), np.zeros(BLOCK, U)
     rows, groups = a[BASES] if by_digits else 0, (a[TIME_STEPS] + 7) // 8
-    words, found = np.zeros((rows, groups), np.uint64), np.zeros((rows, groups * 8), np.uint16)
-    ends = np.array([0x7FFFFFFF, -0x80000000], I32)
+    words, found = np.zeros(rows * groups, np.uint64), np.zeros(rows * groups * 8, np.uint16)
+    bytes_of_words = words.view(np.uint8)
+    ends = np.empty(2, I32)
+    ends[0], ends[1] = 0x7FFFFFFF, -0x80000000
     cells, per_unit, most = cells_of(a, last - first, before) if form >= CLOSED else (0, ZERO, 0)
     start, end_of_row, shift_of_row, until_spread = first, last, ZERO, UNTIL_SPREAD
     while start < last:
@@ -642,7 +652,7 @@ def neuron(arguments, first, last, thread):
             encode_identity(a, count, x, y)
             if by_digits:
                 digits_of_identity(a, count, x, taken, digits, row)
-                count_digits(count, digits, row, words, found)
+                count_digits(count, digits, row, groups, words, bytes_of_words, found)
         elif form == FIRST_SPIKE:
             decode_first_spike(a, count, reduced, y)
             if slots > 1:
@@ -650,7 +660,7 @@ def neuron(arguments, first, last, thread):
         else:
             if a[BANKS] > 1:
                 find_banks(a, count, reduced, compared, cells, per_unit, most, before, bank)
-            y[:count] = ZERO
+            clear(count, y)
             for place in range(a[BASES] // a[BANKS]):
                 if form == STEPS:
                     decode_steps(a, count, reduced, bank, place, y, o, g, taken, counts)
@@ -658,7 +668,7 @@ def neuron(arguments, first, last, thread):
                     decode_closed(a, count, reduced, bank, place, y, codes, o, g, w)
                     if by_digits:
                         digits_of_codes(a, count, codes, bank, place, taken, digits, row)
-                        count_digits(count, digits, row, words, found)
+                        count_digits(count, digits, row, groups, words, bytes_of_words, found)
             add_bias(a, count, bank, y)
         if form != IDENTITY:
             restore(a, count, y, x, exponent, active)
@@ -670,7 +680,7 @@ def neuron(arguments, first, last, thread):
         start += count
         until_spread -= count
         if by_digits and (until_spread < BLOCK or start >= last):
-            spread(a, found, counts)
+            spread(a, groups, found, counts)
             until_spread = UNTIL_SPREAD
     write_ends(ends, carray(float32s(a[ENDS] + 8 * thread), (2,)))
 
