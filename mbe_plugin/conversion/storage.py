@@ -156,6 +156,7 @@ def _neurons_of(snn: nn.Module, conversion: Conversion) -> tuple[dict[str, Any],
                 "function": node.function,
                 "fit_error": node.fit_error,
                 "dead_zone": node.dead_zone,
+                "centered": isinstance(node, SharedScaleNode) and node.centered,
                 "scale": node.scale,
                 "simulate": node.simulate,
                 "site": node.site,
@@ -186,7 +187,9 @@ def _node(key: str, d: dict[str, Any], buffers: dict[str, Tensor]) -> Calibrated
     tables = Tables(**numbers, mirrored=d["mirrored"], octaves=d["octaves"])
     low, high = buffers["calibrated"].tolist()
     if d["kind"] == SharedScaleNode.__name__:
-        node: CalibratedNode = SharedScaleNode(tables, d["scale"], buffers["exponents"], low, high)
+        node: CalibratedNode = SharedScaleNode(
+            tables, d["scale"], buffers["exponents"], low, high, buffers["center"] if d["centered"] else None
+        )
     else:
         node = CalibratedNode(tables, d["reduction"], low, high, d["function"], d["fit_error"])
     node.simulate, node.site, node.role = d["simulate"], d["site"], d["role"]

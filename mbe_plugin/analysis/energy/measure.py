@@ -14,7 +14,7 @@ from mbe_plugin.analysis.energy.operations import Forward
 from mbe_plugin.analysis.energy.result import Energy
 from mbe_plugin.analysis.report import conversion_of
 from mbe_plugin.conversion.batches import as_call
-from mbe_plugin.recording import record, told
+from mbe_plugin.recording import Recording, record, told
 
 _BILLED = {"complete": complete, "published": published}
 
@@ -39,10 +39,7 @@ def energy(
     _check("accounting", accounting, ACCOUNTINGS)
     _check("baseline", baseline, BASELINES)
     given = FLOAT32 if costs is None else checked(costs)
-    args, kwargs = as_call(batch, snn)
-    forward = Forward()
-    with torch.no_grad(), record(snn, deliveries=True) as recording, told(forward):
-        snn(*args, **kwargs)
+    forward, recording = _recorded(snn, batch)
     spiking, dense = _BILLED[accounting](snn, forward, recording)
     return Energy(
         accounting,
@@ -54,6 +51,25 @@ def energy(
         SOURCE if costs is None else "given by the caller",
         dict(forward.unknown) if accounting == "complete" else {},
     )
+
+
+def measured(snn: nn.Module, batch: Any, costs: Mapping[str, float]) -> tuple[Energy, Recording]:
+    """energy() by the complete accounting against float32, and the recording that it was counted from."""
+    forward, recording = _recorded(snn, batch)
+    spiking, dense = complete(snn, forward, recording)
+    spent = Energy(
+        "complete", "float32", spiking, dense, dict(costs), dict(costs), SOURCE, dict(forward.unknown)
+    )
+    return spent, recording
+
+
+def _recorded(snn: nn.Module, batch: Any) -> tuple[Forward, Recording]:
+    """One forward."""
+    args, kwargs = as_call(batch, snn)
+    forward = Forward()
+    with torch.no_grad(), record(snn, deliveries=True) as recording, told(forward):
+        snn(*args, **kwargs)
+    return forward, recording
 
 
 def _check(name: str, value: str, choices: Mapping[str, object]) -> None:
