@@ -2,6 +2,7 @@
 
 from mbe_plugin.recording.deliveries import Deliveries, Delivery, Ledger, SiteCall, open_ledgers, told
 from mbe_plugin.recording.events import NeuronEvents, Recording
+from mbe_plugin.recording.latency import Latency, NeuronCall, latency_of
 from mbe_plugin.recording.looking import looking, refuse_compiled
 from mbe_plugin.recording.record import count_spikes, record
 from mbe_plugin.recording.sent import Sent, sent_by
@@ -12,7 +13,9 @@ SpikeCounts = Recording
 __all__ = [
     "Deliveries",
     "Delivery",
+    "Latency",
     "Ledger",
+    "NeuronCall",
     "NeuronEvents",
     "Recording",
     "Sent",
@@ -20,6 +23,7 @@ __all__ = [
     "SpikeCounts",
     "Train",
     "count_spikes",
+    "latency_of",
     "looking",
     "open_ledgers",
     "record",

@@ -14,6 +14,7 @@ from mbe_plugin.analysis.energy.operations import Forward
 from mbe_plugin.analysis.energy.result import Energy
 from mbe_plugin.analysis.report import conversion_of
 from mbe_plugin.conversion.batches import as_call
+from mbe_plugin.conversion.following.waits import Waits
 from mbe_plugin.recording import record, told
 
 _BILLED = {"complete": complete, "published": published}
@@ -41,8 +42,8 @@ def energy(
     given = FLOAT32 if costs is None else checked(costs)
     args, kwargs = as_call(batch, snn)
     forward = Forward()
-    with torch.no_grad(), record(snn, deliveries=True) as recording, told(forward):
-        snn(*args, **kwargs)
+    with torch.no_grad(), record(snn, deliveries=True) as recording, told(forward), Waits() as waits:
+        out = snn(*args, **kwargs)
     spiking, dense = _BILLED[accounting](snn, forward, recording)
     return Energy(
         accounting,
@@ -53,6 +54,7 @@ def energy(
         given if baseline == "float32" else BASELINES[baseline],
         SOURCE if costs is None else "given by the caller",
         dict(forward.unknown) if accounting == "complete" else {},
+        waits.latency(out, recording),
     )
 
 
