@@ -1,5 +1,6 @@
 """Events: what the neurons of a converted network send while it runs, and who sends it."""
 
+from mbe_plugin.recording.amplitudes import Amplitudes
 from mbe_plugin.recording.deliveries import Deliveries, Delivery, Ledger, SiteCall, open_ledgers, told
 from mbe_plugin.recording.events import NeuronEvents, Recording
 from mbe_plugin.recording.latency import Latency, NeuronCall, latency_of
@@ -11,6 +12,7 @@ from mbe_plugin.recording.trains import Train
 SpikeCounts = Recording
 
 __all__ = [
+    "Amplitudes",
     "Deliveries",
     "Delivery",
     "Latency",

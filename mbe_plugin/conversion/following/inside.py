@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import reduce
 from math import prod
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from mbe_plugin.conversion.following.fan_out import ELEMENTWISE, counted_arrivals
+from mbe_plugin.conversion.following.fan_out import ELEMENTWISE, MATRIX_PRODUCTS, counted_arrivals
 from mbe_plugin.conversion.following.moving import moved
 from mbe_plugin.conversion.vocabulary.catalogue import ORDINARY, SPELLINGS
 from mbe_plugin.conversion.vocabulary.rules import Call, MultilinearRule, Spelling
@@ -30,7 +31,7 @@ from mbe_plugin.operators import (
     Unary,
 )
 from mbe_plugin.operators.calls import CALLS
-from mbe_plugin.recording import Delivery, Ledger, Sent, looking, sent_by
+from mbe_plugin.recording import Amplitudes, Delivery, Ledger, Sent, looking, sent_by
 
 READ_OUT = "read-out"
 
@@ -140,13 +141,33 @@ class Inside(TorchFunctionMode):
             [only] = known.values()
             self._sent[id(out)] = out, only.moved(lambda t: t.expand(out.shape))
             return False
-        self._delivered(rule, call, known)
+        if not self._arranged(rule, call, known, out):
+            self._delivered(rule, call, known, out)
         if rule.op == "mul":
             one, other = known.values()
             self._sent[id(out)] = out, one.times(other)
         return True
 
-    def _delivered(self, rule: MultilinearRule, call: Call, known: Mapping[str, Sent]) -> None:
+    def _arranged(self, rule: MultilinearRule, call: Call, known: Mapping[str, Sent], out: Tensor) -> bool:
+        """Pairs with a factor that is constant along the contracted dimension: W (r d) = r (W d).
+
+        The events of d meet the weights, then each event of r the sum that has come of them.
+        """
+        if len(known) > 1 or rule.op not in MATRIX_PRODUCTS | {"linear"}:
+            return False
+        [(name, sent)] = known.items()
+        dims = getattr(self.operator, "dims", {})
+        if sent.factors is None or name not in dims:
+            return False
+        for varying, factor in (sent.factors, sent.factors[::-1]):
+            constant = factor.once(dims[name])
+            if constant is not None:
+                self._delivered(rule, call, {name: varying.sent}, out)
+                self._at_the_sum(rule.op, constant, out)
+                return True
+        return False
+
+    def _delivered(self, rule: MultilinearRule, call: Call, known: Mapping[str, Sent], out: Tensor) -> None:
         def total(counts: Mapping[str, Tensor]) -> Tensor:
             return counted_arrivals(self.site, rule, call, counts)
 
@@ -156,14 +177,30 @@ class Inside(TorchFunctionMode):
             if s.shared is not None:
                 events = events + total({name: s.shared})
         bases = prod(s.bases for s in known.values())
-        self._tell(Delivery(rule.op, spikes, events - spikes, int(total({})), bases))
+        products = int(total({}))
+        first, *others = (s.amplitudes for s in known.values())
+        amplitudes = reduce(Amplitudes.times, others, first)
+        weighted = len(known) < len(call.operands)
+        self._tell(
+            Delivery(
+                rule.op, spikes, events - spikes, products, bases, products, out.numel(), amplitudes, weighted
+            )
+        )
+
+    def _at_the_sum(self, function: str, sent: Sent, out: Tensor) -> None:
+        """Every event meets each of its row's outputs."""
+        each, outputs = out.numel() // max(sent.spikes.numel(), 1), out.numel()
+        spikes, events = (count * each for count in _all_of(sent))
+        self._tell(
+            Delivery(
+                function, spikes, events - spikes, 0, sent.bases, outputs, outputs, sent.amplitudes, False
+            )
+        )
 
     def _added_up(self, function: str, sent: Sent) -> None:
         """Every event is added to one value."""
-        spikes, events = (t.sum(dtype=torch.float64) for t in (sent.spikes, sent.events))
-        if sent.shared is not None:
-            events = events + sent.shared.sum(dtype=torch.float64)
-        self._tell(Delivery(function, spikes, events - spikes, 0, sent.bases))
+        spikes, events = _all_of(sent)
+        self._tell(Delivery(function, spikes, events - spikes, 0, sent.bases, 0, 0, Amplitudes(), True))
 
     def _tell(self, delivery: Delivery) -> None:
         self.silent = False
@@ -182,7 +219,9 @@ class Inside(TorchFunctionMode):
         shared = None
         if any(p.shared is not None for p in parts):
             shared = join(lambda p: torch.zeros_like(p.spikes) if p.shared is None else p.shared)
-        joined = replace(first, spikes=join(lambda p: p.spikes), side=join(lambda p: p.side), shared=shared)
+        joined = replace(
+            first, spikes=join(lambda p: p.spikes), side=join(lambda p: p.side), shared=shared, factors=None
+        )
         self._sent[id(out)] = out, joined
 
     def _chosen(self, args: tuple, out: Tensor) -> None:
@@ -208,6 +247,12 @@ class Inside(TorchFunctionMode):
             with looking():
                 self._added_up(READ_OUT, sent)
         return sent
+
+
+def _all_of(sent: Sent) -> tuple[Tensor, Tensor]:
+    """Spikes, and all events, of a train; float64 []."""
+    spikes, events = (t.sum(dtype=torch.float64) for t in (sent.spikes, sent.events))
+    return spikes, events if sent.shared is None else events + sent.shared.sum(dtype=torch.float64)
 
 
 def holds_tensors(out: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,16 +30,14 @@ def moved(
     if spelling.name.startswith("max_pool"):
         return [_pooled(spelling.name, sent, args, kwargs, out)]
 
-    def pieces(counts: Tensor) -> list[Tensor]:
-        result = spelling.plain(counts, *args[1:], **kwargs)
-        return [result] if isinstance(result, Tensor) else list(result)
-
     outs = [out] if isinstance(out, Tensor) else list(out)
-    shared: list[Any] = [None] * len(outs) if sent.shared is None else pieces(sent.shared)
-    parts = zip(outs, pieces(sent.spikes), pieces(sent.side), shared, strict=True)
-    return [
-        (tensor, replace(sent, spikes=spikes, side=side, shared=own)) for tensor, spikes, side, own in parts
-    ]
+    return [(tensor, sent.moved(partial(_piece, spelling, args, kwargs, i))) for i, tensor in enumerate(outs)]
+
+
+def _piece(spelling: Spelling, args: tuple, kwargs: dict[str, Any], index: int, counts: Tensor) -> Tensor:
+    """The counts moved as args[0] was; of several tensors one."""
+    result = spelling.plain(counts, *args[1:], **kwargs)
+    return result if isinstance(result, Tensor) else result[index]
 
 
 def _pooled(name: str, sent: Sent, args: tuple, kwargs: dict[str, Any], out: Any) -> tuple[Tensor, Sent]:
