@@ -9,15 +9,15 @@ import torch
 from torch import nn
 
 from mbe_plugin.analysis.energy.accountings import ACCOUNTINGS, complete, published
-from mbe_plugin.analysis.energy.costs import BASELINES, FLOAT32, SOURCE, checked
+from mbe_plugin.analysis.energy.baselines import BASELINES, baseline_of
+from mbe_plugin.analysis.energy.costs import SOURCE, checked
+from mbe_plugin.analysis.energy.memory import Memory, traffic
 from mbe_plugin.analysis.energy.operations import Forward
 from mbe_plugin.analysis.energy.result import Energy
 from mbe_plugin.analysis.report import conversion_of
 from mbe_plugin.conversion.batches import as_call
 from mbe_plugin.conversion.following.waits import Waits
 from mbe_plugin.recording import record, told
-
-_BILLED = {"complete": complete, "published": published}
 
 
 def energy(
@@ -26,34 +26,45 @@ def energy(
     accounting: str = "complete",
     costs: Mapping[str, float] | None = None,
     baseline: str = "float32",
+    memory: Memory | None = None,
 ) -> Energy:
     """What a batch costs a converted network, and what it would cost the ANN; docs/energy.md says what is counted.
 
-    batch: in any of the forms that convert() takes; it runs once. accounting: 'complete' or 'published' (our reading of the
-    paper). costs: pJ per operation of every kind (analysis.energy.KINDS), for the SNN and for the ANN in float32; 45 nm
-    by default. baseline: the ANN's precision, 'float32', 'float16' or 'int8'; the last two keep their own costs.
+    batch: in any of the forms that convert() takes; it runs once. accounting: 'complete', 'memory' (with the traffic of
+    weights, membranes, events and numbers) or 'published' (our reading of the paper). costs: pJ per operation of every
+    kind (analysis.energy.KINDS), for the SNN and for the ANN in float32; 45 nm by default. baseline: the ANN's precision,
+    'float32', 'float16', 'int8' or 'integer' (whole numbers, as precise as the SNN's codes); the last three keep their own
+    costs. memory: the parameters of accounting 'memory'.
 
     Raises ConversionError if snn was not converted, and for sites whose events or products cannot be counted;
-    ValueError for an unknown accounting or baseline, and for costs that lack a kind or have an unknown one.
+    ValueError for an unknown accounting or baseline, for costs that lack a kind or have an unknown one, and for ``memory``
+    with another accounting.
     """
     conversion_of(snn)
     _check("accounting", accounting, ACCOUNTINGS)
     _check("baseline", baseline, BASELINES)
-    given = FLOAT32 if costs is None else checked(costs)
+    if memory is not None and accounting != "memory":
+        raise ValueError(f"memory= belongs to accounting 'memory', got accounting {accounting!r}")
+    memory = memory or Memory()
+    precision = baseline_of(baseline, snn, None if costs is None else checked(costs))
     args, kwargs = as_call(batch, snn)
     forward = Forward()
     with torch.no_grad(), record(snn, deliveries=True) as recording, told(forward), Waits() as waits:
         out = snn(*args, **kwargs)
-    spiking, dense = _BILLED[accounting](snn, forward, recording)
+    spiking, dense = (published if accounting == "published" else complete)(snn, forward, recording)
+    moved: dict[str, float] = {}
+    if accounting == "memory":
+        more = traffic(memory, forward, recording, precision.weight_bits, precision.value_bits)
+        spiking, dense, moved = spiking + more[0], dense + more[1], memory.costs
     return Energy(
         accounting,
         baseline,
         spiking,
         dense,
-        given,
-        given if baseline == "float32" else BASELINES[baseline],
-        SOURCE if costs is None else "given by the caller",
-        dict(forward.unknown) if accounting == "complete" else {},
+        precision.snn_costs | moved,
+        precision.costs | moved,
+        f"{SOURCE if costs is None else 'given by the caller'}; {precision.description}",
+        dict(forward.unknown) if accounting != "published" else {},
         waits.latency(out, recording),
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from mbe_plugin.analysis.energy.accountings import ACCOUNTINGS
 from mbe_plugin.analysis.energy.costs import KINDS
+from mbe_plugin.analysis.energy.memory import TRAFFIC
 from mbe_plugin.analysis.energy.operations import By
 from mbe_plugin.recording import Latency
 
@@ -137,7 +138,7 @@ class Energy:
                 f"{by_kind[kind].snn_operations:,}",
                 _readable(by_kind[kind].snn),
             )
-            for kind in KINDS
+            for kind in (*KINDS, *TRAFFIC)
             if kind in by_kind
         ]
         return [*rows, ("all", "", _readable(self.ann), "", _readable(self.snn))]
