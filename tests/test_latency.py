@@ -113,6 +113,7 @@ OTHERS: dict[str, tuple[Callable[..., Any], int]] = {
     "an index is one": (lambda m, x: F.gelu(x + F.gelu(x).argmax(-1, keepdim=True)), 2),
     "written in place": (lambda m, x: F.gelu(x.clone().add_(F.gelu(x))), 2),
     "written into a part": (lambda m, x: _written(x.clone()), 2),
+    "written into a view": (lambda m, x: _viewed(x.clone()), 2),
     "joined": (lambda m, x: F.gelu(torch.cat([x, F.gelu(x)])), 2),
     "split": (lambda m, x: F.gelu(F.gelu(F.gelu(x)).chunk(2)[1]), 3),
     "a sum of sums": (lambda m, x: F.gelu(x + sum([F.gelu(x), F.gelu(F.gelu(x))])), 3),
@@ -125,6 +126,11 @@ OTHERS: dict[str, tuple[Callable[..., Any], int]] = {
 def _written(x: Tensor) -> Tensor:
     x[:1] = F.gelu(x[:1])
     x[1:2].mul_(1.5)
+    return F.gelu(x)
+
+
+def _viewed(x: Tensor) -> Tensor:
+    x[:1].copy_(F.gelu(x[1:2]))
     return F.gelu(x)
 
 
