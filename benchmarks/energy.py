@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import csv
 import functools
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -44,11 +45,28 @@ SETTINGS = {
         time_steps=16, identity_bases=32, sites=AT_LAYERS, **FIRST_SPIKE
     ),
 }
+# accounting and baseline
+COLUMNS = (
+    ("complete", "float32"),
+    ("complete", "float16"),
+    ("complete", "int8"),
+    ("memory", "float32"),
+    ("memory", "integer"),
+    ("published", "float32"),
+)
+
+
+def column(accounting: str, baseline: str) -> str:
+    """A Row's name for it."""
+    return accounting if accounting == "published" else f"{accounting}_{baseline}"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One network and setting; loss in points of accuracy or percent of perplexity, shares of the ANN's energy."""
+    """One network and setting; loss in points of accuracy or percent of perplexity, shares of the ANN's energy.
+
+    steps: from input to output. Rows of earlier runs may lack the last three.
+    """
 
     network: str
     setting: str
@@ -62,6 +80,9 @@ class Row:
     complete_int8: float
     published: float
     commit: str
+    memory_float32: float = math.nan
+    memory_integer: float = math.nan
+    steps: int = 0
 
 
 def main() -> None:
@@ -111,30 +132,33 @@ def measured(workload: Workload) -> Iterator[Row]:
 
 
 def shares(snn: nn.Module, batch: Any) -> dict[str, float]:
-    """SNN / ANN by each accounting and baseline."""
-    complete = {
-        f"complete_{baseline}": mbe_plugin.energy(snn, batch, baseline=baseline).share
-        for baseline in ("float32", "float16", "int8")
+    """SNN / ANN by each accounting and baseline, and the steps from input to output."""
+    billed = {
+        column(accounting, baseline): mbe_plugin.energy(snn, batch, accounting, baseline=baseline)
+        for accounting, baseline in COLUMNS
     }
-    return {**complete, "published": mbe_plugin.energy(snn, batch, "published").share}
+    found = {name: energy.share for name, energy in billed.items()}
+    return {**found, "steps": billed["complete_float32"].latency.steps}
 
 
 def text(made: list[Row]) -> str:
     """Markdown."""
     header = ["network", "setting", "items", "loss", "changed", "minimum cosine"]
-    header += ["complete, float32", "complete, float16", "complete, int8", "published, float32"]
+    header += [*(", ".join(names) for names in COLUMNS), "steps"]
     cells = []
     for row in made:
         loss = f"{row.loss:.2f} {'points' if row.measure == 'accuracy' else '%'}"
-        energies = (row.complete_float32, row.complete_float16, row.complete_int8, row.published)
+        energies = [getattr(row, column(*names)) for names in COLUMNS]
         closeness = f"{row.minimum_cosine:.5f}"
-        percent = [f"{share:.1%}" for share in energies]
-        cells.append([row.network, row.setting, row.items, loss, row.changed, closeness, *percent])
+        percent = ["" if math.isnan(share) else f"{share:.1%}" for share in energies]
+        cells.append(
+            [row.network, row.setting, row.items, loss, row.changed, closeness, *percent, row.steps or ""]
+        )
     return f"""# Energy
 
 The SNN's energy in percent of the ANN's, by accounting and the ANN's precision (docs/energy.md), of one batch without
-padding. 45 nm, M. Horowitz, ISSCC 2014; `published` is our reading of the paper's count, which could not be verified. Every
-operator spikes.
+padding. 45 nm, M. Horowitz, ISSCC 2014; `memory` is our own model after arXiv:2409.08290, `published` our reading of the
+MBE paper's count; neither could be verified. steps: from input to output, windows one after another. Every operator spikes.
 
 {markdown_table(header, cells)}
 
@@ -146,7 +170,7 @@ def read(path: Path) -> list[Row]:
     """The rows of an earlier run."""
     if not path.exists():
         return []
-    kinds = {"items": int, "changed": int} | dict.fromkeys(
+    kinds = {"items": int, "changed": int, "steps": int} | dict.fromkeys(
         [name for name, kind in Row.__annotations__.items() if kind == "float"], float
     )
     with path.open(newline="", encoding="utf-8") as file:

@@ -14,6 +14,7 @@ from mbe_plugin.conversion.audit import BLIND_SPOTS
 from mbe_plugin.conversion.following.routed import CONTAINER
 from mbe_plugin.errors import ConversionError
 from mbe_plugin.operators import CalibratedNode, SharedScaleNode, SpikingOperator
+from mbe_plugin.recording import Latency
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class Report:
     without_activation: in how many modules a nonlinear function met values that are no activations, and stayed exact.
     spikes, exponents: of the first calibration batch; estimated from 65,536 elements of each call where there were more.
     unchecked: products with weights whose other operand was taken for a constant although it was seen only once.
+    latency: of the first calibration batch; None for a network that was saved before this was measured.
     """
 
     sites: tuple[SiteReport, ...]
@@ -81,6 +83,7 @@ class Report:
     spikes: int
     exponents: int
     estimated: bool = False
+    latency: Latency | None = None
 
     def summary(self) -> str:
         """A few lines."""
@@ -94,6 +97,7 @@ class Report:
             f"first calibration batch: {'about ' if self.estimated else ''}{self.spikes:,} spikes, "
             f"mean firing rate {self.firing_rate:.1%}, "
             f"{self.exponents:,} exponents sent",
+            f"latency: {self.latency.summary() if self.latency else 'not measured when this network was made'}",
             f"encoded activations, {_sent([n for n in neurons if n.function == 'identity'])}",
             f"outside the calibrated ranges since then: {outside:,.0f} of {seen:,} values; "
             f"beyond the recorded range, as accurate there: {beyond:,.0f}",
@@ -219,6 +223,7 @@ def report(snn: nn.Module) -> Report:
         spikes=spikes.total if spikes else 0,
         exponents=spikes.exponents if spikes else 0,
         estimated=spikes.estimated if spikes else False,
+        latency=conversion.latency,
     )
 
 

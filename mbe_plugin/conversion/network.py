@@ -23,7 +23,7 @@ from mbe_plugin.errors import ConversionError
 from mbe_plugin.fitting.functions import Scalar
 from mbe_plugin.operators import CalibratedNode, SpikingOperator
 from mbe_plugin.operators.neuron import RangeNotice
-from mbe_plugin.recording import Recording
+from mbe_plugin.recording import Latency, Recording
 
 
 @dataclass
@@ -38,6 +38,7 @@ class Conversion:
         default_factory=dict
     )  # site -> relative error on the audit's batch
     spikes: Recording | None = None  # of the audit's batch
+    latency: Latency | None = None  # the same; None for a network that was saved before this was measured
     batches: int = 0
     # as in Calibration:
     inputs: dict[str, dict[str, int]] = field(default_factory=dict)

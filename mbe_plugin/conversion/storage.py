@@ -30,7 +30,7 @@ from mbe_plugin.neuron.tables import TABLE_FIELDS, Tables
 from mbe_plugin.node import BUFFER_OF
 from mbe_plugin.operators import CalibratedNode, SharedScaleNode, SpikingOperator, Statistics
 from mbe_plugin.operators.softmax import WEIGHT
-from mbe_plugin.recording import NeuronEvents, Recording
+from mbe_plugin.recording import Latency, NeuronEvents, Recording
 
 FORMAT = 3
 TENSORS, DESCRIPTION = "mbe.safetensors", "mbe.json"
@@ -66,6 +66,7 @@ def save(snn: nn.Module, folder: str | Path) -> None:
         "local_errors": conversion.local_errors,
         "batches": conversion.batches,
         "spikes": _spikes_as_list(conversion.spikes),
+        "latency": asdict(conversion.latency) if conversion.latency else None,
     }
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=1))
 
@@ -98,6 +99,7 @@ def load(
         local_errors=description["local_errors"],
         batches=description["batches"],
         spikes=_spikes_from_list(description["spikes"]),
+        latency=_latency_from_dict(description.get("latency")),
         inputs=description["inputs"],
         origins=description["origins"],
         unchecked=description["unchecked"],
@@ -274,6 +276,10 @@ def _site_from_dict(d: dict[str, Any]) -> Site:
 def _spikes_as_list(spikes: Recording | None) -> list[Any]:
     found = spikes.neurons if spikes else {}
     return [[*key, n.counts.tolist(), n.bases_per_element, *n.tally.tolist()] for key, n in found.items()]
+
+
+def _latency_from_dict(d: dict[str, Any] | None) -> Latency | None:
+    return None if d is None else Latency(**{**d, "path": tuple(d["path"])})
 
 
 def _spikes_from_list(rows: list[Any]) -> Recording:

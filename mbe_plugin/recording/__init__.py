@@ -3,6 +3,7 @@
 from mbe_plugin.recording.amplitudes import Amplitudes
 from mbe_plugin.recording.deliveries import Deliveries, Delivery, Ledger, SiteCall, open_ledgers, told
 from mbe_plugin.recording.events import NeuronEvents, Recording
+from mbe_plugin.recording.latency import Latency, NeuronCall, latency_of
 from mbe_plugin.recording.looking import looking, refuse_compiled
 from mbe_plugin.recording.record import count_spikes, record
 from mbe_plugin.recording.sent import Sent, sent_by
@@ -14,7 +15,9 @@ __all__ = [
     "Amplitudes",
     "Deliveries",
     "Delivery",
+    "Latency",
     "Ledger",
+    "NeuronCall",
     "NeuronEvents",
     "Recording",
     "Sent",
@@ -22,6 +25,7 @@ __all__ = [
     "SpikeCounts",
     "Train",
     "count_spikes",
+    "latency_of",
     "looking",
     "open_ledgers",
     "record",

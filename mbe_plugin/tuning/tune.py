@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mbe_plugin.analysis.energy.costs import FLOAT32, checked
-from mbe_plugin.analysis.energy.measure import measured
+from mbe_plugin.analysis.energy.measure import billed, counted
 from mbe_plugin.config import MBEConfig
 from mbe_plugin.conversion.batches import as_call
 from mbe_plugin.conversion.convert import calibrate, convert
@@ -149,7 +149,7 @@ class Search:
         # a place that does not reach the outputs stays as it is: nothing is known of what it does
         reaching = [bool(calls) and all(call.pulled for call in calls) for calls in seen]
         self.places = list(itertools.compress(self.places, reaching))
-        recording = measured(self.snn, held_out[0], costs)[1]
+        recording = counted(self.snn, held_out[0]).recording
         added, cost = [], []
         for index, (place, calls) in enumerate(
             zip(self.places, itertools.compress(seen, reaching), strict=True)
@@ -176,10 +176,10 @@ class Search:
         """The fewest steps after which the energy is at most this share of the ANN's."""
 
         def dearer(network: nn.Module) -> bool:
-            return measured(network, self.held_out[0], self.costs)[0].share > share
+            return billed(counted(network, self.held_out[0]), costs=self.costs).share > share
 
         if dearer(self.after(len(self.steps))):
-            least = measured(self.snn, self.held_out[0], self.costs)[0].share
+            least = billed(counted(self.snn, self.held_out[0]), costs=self.costs).share
             raise ValueError(
                 f"target {share} is out of reach: the cheapest choices take {least:.4g} of the ANN's energy"
             )
