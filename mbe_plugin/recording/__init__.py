@@ -1,6 +1,7 @@
 """Events: what the neurons of a converted network send while it runs, and who sends it."""
 
 from mbe_plugin.recording.deliveries import Deliveries, Delivery, Ledger, SiteCall, open_ledgers, told
+from mbe_plugin.recording.event_lists import EventList, events_of, exponents_of, joined, sum_of
 from mbe_plugin.recording.events import NeuronEvents, Recording
 from mbe_plugin.recording.looking import looking, refuse_compiled
 from mbe_plugin.recording.record import count_spikes, record
@@ -12,6 +13,7 @@ SpikeCounts = Recording
 __all__ = [
     "Deliveries",
     "Delivery",
+    "EventList",
     "Ledger",
     "NeuronEvents",
     "Recording",
@@ -20,10 +22,14 @@ __all__ = [
     "SpikeCounts",
     "Train",
     "count_spikes",
+    "events_of",
+    "exponents_of",
+    "joined",
     "looking",
     "open_ledgers",
     "record",
     "refuse_compiled",
     "sent_by",
+    "sum_of",
     "told",
 ]

@@ -26,7 +26,11 @@ def moved(
         return []  # what it puts in place of a dropped value is no train
     if spelling.name in _DROPOUTS:
         kept = (out != 0) | (args[0] == 0)
-        return [(out, sent.moved(lambda t: torch.where(kept, t, 0.0)))]
+        dropped = sent.moved(lambda t: torch.where(kept, t, 0.0))
+        scaled = out is not args[0] and not torch.equal(
+            out, args[0]
+        )  # what is left is no longer what was sent
+        return [(out, replace(dropped, listed=None) if scaled else dropped)]
     if spelling.name.startswith("max_pool"):
         return [_pooled(spelling.name, sent, args, kwargs, out)]
 
@@ -36,9 +40,11 @@ def moved(
 
     outs = [out] if isinstance(out, Tensor) else list(out)
     shared: list[Any] = [None] * len(outs) if sent.shared is None else pieces(sent.shared)
-    parts = zip(outs, pieces(sent.spikes), pieces(sent.side), shared, strict=True)
+    listed: list[Any] = [None] * len(outs) if sent.listed is None else sent.listed.pieces(pieces)
+    parts = zip(outs, pieces(sent.spikes), pieces(sent.side), shared, listed, strict=True)
     return [
-        (tensor, replace(sent, spikes=spikes, side=side, shared=own)) for tensor, spikes, side, own in parts
+        (tensor, replace(sent, spikes=spikes, side=side, shared=own, listed=events))
+        for tensor, spikes, side, own, events in parts
     ]
 
 
