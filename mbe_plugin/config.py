@@ -55,7 +55,7 @@ class MBEConfig:
     first-spike code 'tensor') or 'tensor' (calibrated, one). 'auto' is 'element' for the binary code; for the first-spike
     code, which sends no exponent, 'tensor'.
     dead_zone: of an encoded activation, values smaller than this share of the root mean square that calibration saw there
-    send nothing, neither spike nor exponent, and read 0.
+    send nothing, neither spike nor exponent, and read 0. (Attention weights, role 'weights', have none: T is theirs.)
     linear_inputs: 'spiking', or 'analogue' to leave the inputs of linear layers, convolutions and Fourier transforms
     unencoded.
     merge: use trains that are there already: a unary neuron's feeds the next product, and a product's pairs of spikes

@@ -392,7 +392,7 @@ def test_what_cannot_be_run_by_events_is_refused_by_name() -> None:
     snn = by_events(Calling(lambda m, x: torch.fft.fft(x).real), x)
     with (
         torch.no_grad(),
-        pytest.raises(ConversionError, match=r"\(root\):fft_fft: no synapses are known for fft"),
+        pytest.raises(ConversionError, match=r"\(root\):fft: no synapses are known for fft"),
     ):
         snn(x)
     weight = torch.randn(WIDTH, 2, dtype=torch.complex64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -224,7 +225,7 @@ def rows_of(calls: list[Heard]) -> Counted:
 @pytest.mark.parametrize("merge", [True, False])
 @pytest.mark.parametrize("norm", ["layer", "rms", "group"])
 def test_a_normalization_into_weights(norm: str, merge: bool) -> None:
-    """Merged: the pairs of deviation and 1/sqrt meet the weights; else the value is encoded again."""
+    """Merged: W (r d) = r (W d), if one r serves all that an output sums; else pairs, or the value encoded again."""
     made = {"layer": nn.LayerNorm(WIDTH), "rms": nn.RMSNorm(WIDTH), "group": nn.GroupNorm(2, WIDTH)}[norm]
     x = with_zeros(3, WIDTH)
     snn = convert(nn.Sequential(made, nn.Linear(WIDTH, 5)), [x], MBEConfig(time_steps=5, merge=merge))
@@ -235,8 +236,11 @@ def test_a_normalization_into_weights(norm: str, merge: bool) -> None:
     normal = both(lambda d, r: d * r, deviation, root)
     assert (deliveries[site, "mul"].spikes, deliveries[site, "mul"].side) == plus(squares, normal)
     linear = deliveries["1:linear", "linear"]
-    if merge:
+    if merge and norm == "group":  # two roots
         assert (linear.spikes, linear.side) == plus(both(lambda d, r: d * r * 5, deviation, root))
+    elif merge:
+        weights = both(lambda d: d * 5, deviation)
+        assert (linear.spikes, linear.side) == plus(weights, both(lambda r: r * 5, root))
     else:
         check(linear, lambda c: c.sum() * 5, sent["1:linear", "encoders.0"])
 
@@ -261,12 +265,13 @@ def test_a_softmax_and_a_gate_into_weights(merge: bool) -> None:
     if not merge:
         operands = [sent["(root):mul(a,a)", f"encoders.{i}"] for i in range(2)]
     check_all["(root):mul(a,a)", "mul"] = both(torch.mul, *operands)
-    if merge:
-        check_all["fc:linear", "linear"] = both(
-            lambda e, i, g, t: WIDTH * (e * i + g * t), exp2, inverse, *operands
-        )
     for key, want in check_all.items():
         assert (deliveries[key].spikes, deliveries[key].side) == plus(want), key
+    if merge:  # the sum of a row serves all that an output sums, the factors of a gate do not
+        weights = (both(lambda e: e * WIDTH, exp2), both(lambda i: i * WIDTH, inverse))
+        pairs = both(lambda g, t: g * t * WIDTH, *operands)
+        linear = deliveries["fc:linear", "linear"]
+        assert (linear.spikes, linear.side) == plus(*weights, pairs)
 
 
 def test_a_train_that_three_layers_read_is_delivered_to_each() -> None:
@@ -287,7 +292,16 @@ MOVES: dict[str, Callable[[Tensor], Tensor]] = {
     "gather": lambda y: y.gather(1, torch.arange(WIDTH).flip(0)[None].expand(3, -1)),
     "pool": lambda y: F.max_pool1d(y.repeat(1, 2), 2),
     "dropout": lambda y: F.dropout(y, 0.5, training=False),
+    "mix rows": lambda y: y.roll(1),
 }
+
+
+@dataclass
+class Moved:
+    """Counts of a train after a movement."""
+
+    spikes: Tensor
+    events: Tensor
 
 
 @pytest.mark.parametrize("move", MOVES)
@@ -305,26 +319,25 @@ def test_counts_follow_a_train_that_moves(move: str, emitter: str) -> None:
     handle = snn.fc.register_forward_pre_hook(lambda m, args: values.append(args[0]))
     deliveries, sent = counted(snn, x)
     handle.remove()
-    parts = list(sent.values())
-    spikes, events = (
-        torch.stack([getattr(p, kind).expand(3, WIDTH) for p in parts]).prod(0)
-        for kind in ("spikes", "events")
-    )
-    found = deliveries["fc:linear", "linear"]
-    if move == "pool":  # the larger of two
-        with torch.no_grad():
-            y = (
-                snn.mbe["(root):" + emitter](x)
-                if emitter == "gelu"
-                else snn.mbe["(root):layer_norm"](x, (WIDTH,))
-            )
+
+    def move_counts(counts: Tensor) -> Tensor:
+        if move != "pool":
+            return MOVES[move](counts.expand(3, WIDTH))
+        with torch.no_grad():  # the larger of two
+            operator = snn.mbe["(root):" + emitter]
+            y = operator(x) if emitter == "gelu" else operator(x, (WIDTH,))
         which = y.repeat(1, 2).unflatten(1, (WIDTH, 2)).argmax(-1, keepdim=True)
-        spikes, events = (
-            t.repeat(1, 2).unflatten(1, (WIDTH, 2)).gather(-1, which)[..., 0] for t in (spikes, events)
-        )
-    else:
-        spikes, events = MOVES[move](spikes), MOVES[move](events)
-    assert (found.spikes, found.side) == plus((WIDTH * spikes.sum(), WIDTH * events.sum()))
+        counts = counts.expand(3, WIDTH).repeat(1, 2).unflatten(1, (WIDTH, 2))
+        return counts.gather(-1, which)[..., 0]
+
+    moved = [Moved(move_counts(c.spikes), move_counts(c.events)) for c in sent.values()]
+    found = deliveries["fc:linear", "linear"]
+    if move == "mix rows":  # one row's values with several 1/sqrt
+        wanted = [both(lambda *c: WIDTH * torch.stack(c).prod(0), *moved)]
+    else:  # W (r d) = r (W d)
+        wanted = [both(lambda d: WIDTH * d, moved[0])]
+        wanted += [both(lambda r: WIDTH * r[..., :1], root) for root in moved[1:]]
+    assert (found.spikes, found.side) == plus(*wanted)
 
 
 SHAPES: dict[str, tuple[tuple[int, ...], ...]] = {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 from collections import Counter
 from typing import Any
 
@@ -53,6 +55,18 @@ def totals(operations: Counter[tuple[str, str]]) -> dict[str, int]:
     return {kind: n for kind, n in found.items() if n}
 
 
+def put_together(snn: nn.Module, site: str, events: int, outputs: int) -> dict[str, int]:
+    """What it takes to give the events that met weights their amplitudes; the amplitudes are read from the tables."""
+    tables = next(m for m in snn.modules() if isinstance(m, CalibratedNode) and m.site == site).tables()
+    values = [*(tables.weight * tables.intensity).flatten().tolist(), *tables.bias.tolist()]
+    uneven = sorted({math.frexp(abs(v))[0] for v in values} - {0.0, 0.5})
+    spaced = len({round(b - a, 12) for a, b in itertools.pairwise(uneven)}) <= 1
+    apart = (2 if spaced else 1) * len(uneven) * outputs
+    if apart < events:  # a sum for each amplitude
+        return {"addition" if spaced else "multiply-accumulate": apart}
+    return {"multiplication": events}
+
+
 ANN = {
     "multiply-accumulate": ROWS * (3 * 4 + 4 * 2) + ROWS * 4 * 12,  # the layers, 12 for each GELU
     "addition": ROWS * (4 + 2),  # biases
@@ -72,20 +86,27 @@ def test_two_layers_by_hand_everything_billed(merge: bool) -> None:
         second, encoded = sum(events["2:linear"]), ROWS * 3 + ROWS * 4
     functions = ROWS * 4
     accumulations = first * 4 + second * 2
-    by_hand = {
-        "accumulate": accumulations,
-        "read-out": gelu,  # the GELU's own value
-        "shift": accumulations
-        + gelu
-        + encoded * 2,  # and the exponent taken off, and the gain, a power of two
-        "subtraction": spikes,
-        # 4 thresholds; 4 segments for either sign, found by 2 comparisons and 1; 8 segments by 3
-        "comparison": encoded * (4 + 3) + functions * (4 + 3),
-        "addition": ROWS * (4 + 2) + encoded + functions,  # biases; the left edge of each segment
-        "multiplication": functions,  # by the gain of a segment of any width
-        # identities: left edge and constant; GELUs: slope and gain as well
-        "table read": encoded + 2 * functions,
-    }
+    amplitudes = Counter(put_together(snn, "0:linear", first * 4, ROWS * 4))
+    amplitudes.update(put_together(snn, "1:gelu" if merge else "2:linear", second * 2, ROWS * 2))
+    by_hand = (
+        Counter(
+            {
+                "accumulate": accumulations,
+                "read-out": gelu,  # the GELU's own value
+                "shift": accumulations
+                + gelu
+                + encoded * 2,  # and the exponent taken off, and the gain, a power of two
+                "subtraction": spikes,
+                # 4 thresholds; 4 segments for either sign, found by 2 comparisons and 1; 8 segments by 3
+                "comparison": encoded * (4 + 3) + functions * (4 + 3),
+                "addition": ROWS * (4 + 2) + encoded + functions,  # biases; the left edge of each segment
+                "multiplication": functions,  # by the gain of a segment of any width
+                # identities: the left edge; GELUs: constant, slope and gain as well
+                "table read": encoded + 2 * functions,
+            }
+        )
+        + amplitudes
+    )
     found = energy(snn, X)
     assert totals(found.snn_operations) == by_hand
     assert totals(found.ann_operations) == ANN
@@ -253,12 +274,30 @@ def test_a_first_spike_code_has_no_side_events_and_a_dead_zone_costs_a_compariso
     speaking = X.abs() >= node.dead_zone
     spikes = int(speaking.sum())
     assert 0 < spikes < int((X != 0).sum())
+    apart = 2 * 8 * ROWS * 4  # 8 segments' middles, evenly spaced, would be 8 sums for each output
+    assert spikes * 4 < apart
     assert totals(found.snn_operations) == {
         "accumulate": spikes * 4,
-        "shift": spikes * 4 + X.numel(),
+        "multiplication": spikes * 4,  # a weight by the middle of a segment
+        "shift": spikes * 4 + X.numel(),  # fewer than one a step for each output
         "subtraction": spikes,
         # thresholds; 8 segments by 3 and the sign; the largest value of the code; the dead zone
         "comparison": X.numel() * (8 + 3 + 1 + 1 + 1),
         "addition": ROWS * 4,
-        "table read": X.numel(),  # the middle of the segment
     }
+
+
+@pytest.mark.parametrize("bases", [4, 16])
+def test_events_of_each_amplitude_are_summed_apart_where_that_is_fewer_operations(bases: int) -> None:
+    """A wide layer: N / 2 sums for each output, doubled once a step, put together by twice as many additions."""
+    x = torch.randn(2, 200, generator=torch.Generator().manual_seed(3))
+    config = MBEConfig(time_steps=6, identity_bases=bases, code="first_spike")
+    snn = convert(nn.Sequential(nn.Linear(200, 3, bias=False)), [x], config)
+    found = totals(energy(snn, x).snn_operations)
+    [node] = [m for m in snn.modules() if isinstance(m, CalibratedNode)]
+    magnitudes = x.abs() / 2.0 ** float(node.exponents)
+    spikes = int((magnitudes >= 2.0**-6).sum())
+    assert found["accumulate"] == spikes * 3
+    assert found["addition"] == 2 * bases // 2 * 2 * 3
+    assert found["shift"] == x.numel() + min(spikes * 3, 6 * (bases // 2 + 1) * 2 * 3)
+    assert "multiplication" not in found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -182,3 +183,30 @@ def test_it_comes_back_from_its_files(tmp_path: Path) -> None:
     assert torch.equal(loaded(tokens()), snn(tokens()))
     assert [n.code for n in identities(loaded)] == [n.code for n in identities(snn)]
     assert all(n.first_spike for n in identities(loaded))
+
+
+def test_attention_weights_are_sent_once_more_by_first_spikes(tmp_path: Path) -> None:
+    """Against softmax in plain arithmetic: 2^z rounded to the code, its sum, the product; and so it is saved."""
+    q, k, v = (tokens(2, 5, seed=seed)[:, None] for seed in (1, 2, 3))
+
+    class Attend(nn.Module):
+        def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            return torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=0.7)
+
+    only_weights = (("*|weights", {"code": "first_spike", "identity_bases": 16, "time_steps": 8}),)
+    snn = convert(Attend(), [((q, k, v), {})], MBEConfig(sites=only_weights))
+    [node] = [n for n in _neurons(snn) if n.role == "weights"]
+    with record(snn) as found, torch.no_grad():
+        got = snn(q, k, v)
+    scores = (0.7 * q.double() @ k.double().mT) / math.log(2)
+    weights = 2 ** (scores - scores.amax(-1, keepdim=True).ceil())
+    mantissa, exponent = torch.frexp(weights)
+    middle = 0.5 + ((mantissa - 0.5) * 16).floor() / 16 + 1 / 32  # 8 segments of the octave
+    coded = torch.where(exponent > -8, middle * 2.0**exponent, 0.0)
+    want = coded @ v.double() / coded.sum(-1, keepdim=True)
+    assert (got - want).abs().max() < 2e-4 * want.abs().max()  # the other neurons are precise
+    sent = found.neurons[node.site, "weights"]
+    assert sent.total == int((exponent > -8).sum()) and sent.exponents == 0
+    mbe_plugin.save(snn, tmp_path / "saved")
+    with torch.no_grad():
+        assert torch.equal(mbe_plugin.load(tmp_path / "saved", Attend())(q, k, v), got)

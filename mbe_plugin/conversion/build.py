@@ -40,7 +40,7 @@ from mbe_plugin.operators import (
     Statistics,
     Unary,
 )
-from mbe_plugin.operators.softmax import DEEPEST
+from mbe_plugin.operators.softmax import DEEPEST, WEIGHT
 
 LARGEST_POWER = 4
 PROBES = 129  # points at which a function is looked at before its range is widened
@@ -124,6 +124,8 @@ class NeuronBuilder:
     def __call__(self, role: str, function: str, scalar: Scalar | None = None) -> nn.Module:
         """A calibrated neuron for this role of the site."""
         statistics = self.site.roles.get(role, Statistics())
+        if function == WEIGHT:
+            return self._weight(role)
         if function == "identity":
             node = self._identity(role, statistics)
             node.dead_zone = _float32(self._setting(role, "dead_zone") * statistics.root_mean_square)
@@ -137,6 +139,14 @@ class NeuronBuilder:
         low, high = found.domain
         met = found.errors_on(statistics.sample().clamp(low, high)) if statistics.count else found.errors
         return CalibratedNode(found.tables, "none", low, high, function, math.sqrt(met.mean_squared))
+
+    def _weight(self, role: str) -> nn.Module:
+        """By first spikes: what is below 2^-T sends nothing. In the binary code the 2^x neuron's own train serves."""
+        _, time_steps, bases, code, _ = self.identity_settings(role)
+        if code != "first_spike":
+            return nn.Identity()
+        one = torch.zeros((), dtype=torch.int32)  # as a binary exponent
+        return SharedScaleNode(first_spike_tables(time_steps, bases), "tensor", one, -1.0, 1.0)
 
     def identity_settings(self, role: str) -> tuple[Any, ...]:
         """What decides how an identity in this role sends: dead zone, time steps, bases, code, scale."""

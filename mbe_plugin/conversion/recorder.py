@@ -21,6 +21,7 @@ from mbe_plugin.conversion.sites import Calibration, Site, structure_of
 from mbe_plugin.conversion.vocabulary.rules import Call, MultilinearRule, QuotientRule, Rule, Spelling
 from mbe_plugin.fitting.functions import Scalar
 from mbe_plugin.operators import EncodedCall, Memo, Observer, SpikingOperator
+from mbe_plugin.operators.softmax import WEIGHT
 
 
 class Scout(WatchedForward):
@@ -123,7 +124,7 @@ class Recorder(Scout):
         site.coded = frozenset() if call is None else frozenset(call.operands)
 
         def make(role: str, function: str, scalar: Scalar | None = None) -> nn.Module:
-            return Observer(function, scalar, site.name, role)
+            return nn.Identity() if function == WEIGHT else Observer(function, scalar, site.name, role)
 
         coded, site.coded = site.coded, frozenset()  # observe every operand
         self.observers[site.name] = make_operator(site, make, scalar)

@@ -29,6 +29,7 @@ from mbe_plugin.errors import StorageError
 from mbe_plugin.neuron.tables import TABLE_FIELDS, Tables
 from mbe_plugin.node import BUFFER_OF
 from mbe_plugin.operators import CalibratedNode, SharedScaleNode, SpikingOperator, Statistics
+from mbe_plugin.operators.softmax import WEIGHT
 from mbe_plugin.recording import NeuronEvents, Recording
 
 FORMAT = 3
@@ -103,8 +104,9 @@ def load(
         unmarked=[(path, function) for path, function in description["unmarked"]],
     )
 
-    def neuron(site: str, role: str, *_: object) -> CalibratedNode:
-        return nodes[f"{site}|{role}"]
+    def neuron(site: str, role: str, function: str, _: object) -> nn.Module:
+        key = f"{site}|{role}"
+        return nn.Identity() if function == WEIGHT and key not in nodes else nodes[key]
 
     attach(work, modules, conversion, neuron, save)
     return work

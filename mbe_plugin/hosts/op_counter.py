@@ -87,7 +87,7 @@ class _Spoken(Ledger):
     def delivered(self, operator: SpikingOperator, delivery: Delivery) -> None:
         """See Ledger."""
         events = (delivery.spikes + delivery.side).to(torch.int64)
-        self.waiting.setdefault(operator, []).append((events, delivery.products > 0))
+        self.waiting.setdefault(operator, []).append((events, delivery.synapses > 0))
 
     def finished(self, operator: SpikingOperator) -> None:
         """See Ledger."""

@@ -10,6 +10,9 @@ from mbe_plugin.operators.neuron import NeuronFactory, within
 from mbe_plugin.operators.unary import LOG2_E
 
 DEEPEST = -125.0  # 2^-125 of the row's largest is where a weight is sent no more
+WEIGHT = (
+    "weight"  # the function of a neuron that encodes 2^z, in [0, 1], once more; nn.Identity where it need not
+)
 MOST_SCORES = 1 << 24  # attention scores held at a time; the queries of longer sequences take turns
 
 
@@ -60,8 +63,9 @@ class Softmax(SpikingOperator):
 class Attention(SpikingOperator):
     """softmax(q k^T * scale + mask) v: two products of activations around a softmax by spikes.
 
-    The 2^x neuron's own train meets v's train; the row's 1/sum multiplies the encoded result, so no attention
-    weight is encoded twice. Called like torch.nn.functional.scaled_dot_product_attention.
+    The 2^x neuron's own train meets v's train, unless the factory makes a neuron of function WEIGHT, which encodes it once
+    more; the row's 1/sum multiplies the encoded result, so no row's factor meets a value. Called like
+    torch.nn.functional.scaled_dot_product_attention.
     """
 
     exact_parts = "the mask, the row maximum, the row sum"
@@ -72,6 +76,7 @@ class Attention(SpikingOperator):
         self.key = nn.Identity() if "key" in coded else make("key", "identity")
         self.value = nn.Identity() if "value" in coded else make("value", "identity")
         self.softmax = Softmax(within(make, "softmax"))
+        self.weights = make("weights", WEIGHT)
         self.mixed = make("mixed", "identity")
 
     def forward(
@@ -111,7 +116,7 @@ class Attention(SpikingOperator):
     ) -> Tensor:
         """The output rows of the scaled queries q, of which the first is number ``first``."""
         scores = _masked(q @ k.transpose(-2, -1), mask, is_causal, first)
-        weights = self.softmax.numerators(scores, -1)
+        weights = _encode(self.weights, self.softmax.numerators(scores, -1), -1)
         inverse = self.softmax.inverse_sum(weights, -1)
         if dropout_p:
             weights = torch.dropout(weights, dropout_p, True)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mbe_plugin.operators import SpikingOperator
+from mbe_plugin.recording.amplitudes import Amplitudes
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,6 +19,8 @@ class Delivery:
     """One call's: so many events (float64 [], whole numbers) have met synapses of this function.
 
     products: what the function costs on dense operands. bases: how many bases an element drives; of pairs, how many pairs.
+    synapses: pairs of an element and a synapse of its own. outputs: sums that the events are added to. amplitudes: what the
+    events are worth. weighted: whether the synapses hold constant numbers, not what other events have brought.
     """
 
     function: str
@@ -25,6 +28,10 @@ class Delivery:
     side: Tensor
     products: int
     bases: int
+    synapses: int
+    outputs: int
+    amplitudes: Amplitudes
+    weighted: bool
 
 
 @dataclass(frozen=True)
@@ -51,13 +58,15 @@ class Deliveries:
     """Synaptic operations that events caused at one function of a site, in the recorded calls.
 
     products: multiply-accumulates of the same function on dense operands. spikes_per_basis: the spikes (pairs), each
-    delivery's divided by the bases (pairs of bases) that an element drives. additions: how many were done, one by one, in
-    a network that is run by its events (simulate="events"); None in others. Reading a number waits for the device.
+    delivery's divided by the bases (pairs of bases) that an element drives. arrived: the same events apart by what they are
+    worth and what they met, as [spikes and side events, synapses, outputs]. additions: how many were done, one by one, in a
+    network that is run by its events (simulate="events"); None in others. Reading a number waits for the device.
     """
 
     tally: Tensor = field(default_factory=lambda: torch.zeros(2, dtype=torch.int64))
     products: int = 0
     per_basis: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
+    arrived: dict[tuple[Amplitudes, bool], Tensor] = field(default_factory=dict)
     additions: int | None = None
 
     def add(self, delivery: Delivery) -> None:
@@ -66,6 +75,11 @@ class Deliveries:
         self.tally = self.tally.to(found.device) + found
         self.per_basis = self.per_basis.to(found.device) + delivery.spikes / delivery.bases
         self.products += delivery.products
+        key = delivery.amplitudes, delivery.weighted
+        met = torch.tensor([0, delivery.synapses, delivery.outputs])
+        met = torch.cat([found.sum()[None], met[1:].to(found.device)])
+        before = self.arrived.get(key)
+        self.arrived[key] = met if before is None else before.to(met.device) + met
 
     @property
     def spikes(self) -> int:

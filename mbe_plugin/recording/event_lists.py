@@ -64,32 +64,33 @@ class Term:
 
 @dataclass(frozen=True, eq=False)
 class EventList:
-    """A decoded value [...] as ``constant`` plus the sum of its events; the constant is known before the first of them."""
+    """A decoded value [...] as ``constant`` plus the sum of its events; the constant is known before the first of them.
+
+    weight: what its elements have been multiplied by since they were sent, or since two trains were multiplied; the gains
+    of the terms have it in them.
+    """
 
     terms: tuple[Term, ...]
     constant: Tensor
+    weight: Tensor
 
     @property
     def tensors(self) -> list[Tensor]:
         """What moves with the value."""
-        return [self.constant, *(t for term in self.terms for t in term.tensors)]
+        return [self.constant, self.weight, *(t for term in self.terms for t in term.tensors)]
 
     def with_tensors(self, tensors: Sequence[Tensor]) -> EventList:
         """The same events elsewhere."""
-        constant, *rest = tensors
+        constant, weight, *rest = tensors
         terms = []
         for term in self.terms:
             terms.append(term.with_tensors(rest[: len(term.tensors)]))
             rest = rest[len(term.tensors) :]
-        return EventList(tuple(terms), constant)
+        return EventList(tuple(terms), constant, weight)
 
     def moved(self, move: Callable[[Tensor], Tensor]) -> EventList:
         """The same where the values have been moved so."""
         return self.with_tensors([move(t) for t in self.tensors])
-
-    def pieces(self, cut: Callable[[Tensor], Sequence[Tensor]]) -> list[EventList]:
-        """The same where the values have been cut so."""
-        return [self.with_tensors(piece) for piece in zip(*map(cut, self.tensors), strict=True)]
 
     def kept(self, where: Tensor) -> EventList:
         """Of the elements in ``where`` alone; the others are 0 without any event."""
@@ -98,26 +99,8 @@ class EventList:
     def plus(self, other: Tensor | float) -> EventList:
         """The sum with a constant."""
         constant = torch.as_tensor(other, dtype=self.constant.dtype, device=self.constant.device)
-        return self.weighed(lambda t: t.expand(torch.broadcast_shapes(t.shape, constant.shape)))._with(
-            self.constant + constant
-        )
-
-    def _with(self, constant: Tensor) -> EventList:
-        return replace(self, constant=constant)
-
-    def with_constant_sent(self) -> EventList:
-        """The same with the constant in the side events of a single train, where there is one: slot 0."""
-        if not _any(self.constant):
-            return self
-        [term] = self.terms
-        [source], [address] = term.sources, term.addresses
-        index = address.reshape(-1).long()
-        fired, amounts = source.fired[:, index], source.amounts[:, index] * term.gain.reshape(-1)
-        constant = self.constant.reshape(-1)
-        amounts[0] += torch.where(fired[0], constant, 0.0)
-        whole = _source(source.steps, fired, amounts)
-        rest = torch.where(fired[0], 0.0, constant).reshape(address.shape)
-        return EventList((Term((whole,), (_addresses(rest),), torch.ones_like(rest)),), rest)
+        shape = torch.broadcast_shapes(self.constant.shape, constant.shape)
+        return replace(self.moved(lambda t: t.expand(shape)), constant=self.constant + constant)
 
     def weighed(self, weigh: Callable[[Tensor], Tensor]) -> EventList:
         """The value under a function that is linear and works element by element, such as a product with a constant."""
@@ -126,7 +109,7 @@ class EventList:
         for term in self.terms:
             addresses = tuple(a.expand(constant.shape) for a in term.addresses)
             terms.append(Term(term.sources, addresses, weigh(term.gain)))
-        return EventList(tuple(terms), constant)
+        return EventList(tuple(terms), constant, weigh(self.weight))
 
     def times(self, other: EventList) -> EventList:
         """The product element by element: pairs of events, and the events of the one where the other has a constant."""
@@ -135,9 +118,29 @@ class EventList:
             for a in self.terms
             for b in other.terms
         ]
-        mine = self.weighed(lambda t: t * other.constant).terms if _any(other.constant) else ()
-        theirs = other.weighed(lambda t: t * self.constant).terms if _any(self.constant) else ()
-        return EventList((*pairs, *mine, *theirs), self.constant * other.constant)
+        mine = self.weighed(lambda t: t * other.constant).terms if other.has_constant else ()
+        theirs = other.weighed(lambda t: t * self.constant).terms if self.has_constant else ()
+        constant = self.constant * other.constant
+        return EventList((*pairs, *mine, *theirs), constant, torch.ones_like(constant))
+
+    @property
+    def has_constant(self) -> bool:
+        """Whether some constant is not 0."""
+        return bool((self.constant != 0).any())
+
+    def settled(self) -> EventList:
+        """A single train as one source of its own, whose side events bring the constant where there are some."""
+        if len(self.terms) == 1 and not self.has_constant:
+            return self
+        slots = sorted((step, i, k) for i, term in enumerate(self.terms) for step, (k,) in term.slots())
+        fired, amounts = [], []
+        for _, i, k in slots:
+            [source], [address] = self.terms[i].sources, self.terms[i].addresses
+            fired.append(source.fired[k][address.long()])
+            amounts.append(source.amounts[k][address.long()] * self.terms[i].gain)
+        amounts[0] = amounts[0] + torch.where(fired[0], self.constant, 0.0)
+        rest = torch.where(fired[0], 0.0, self.constant)
+        return one_train([step for step, _, _ in slots], fired, amounts, rest)
 
     def by_step(self) -> Iterator[tuple[int, Tensor, Tensor]]:
         """The events in the order of time: step, places (flat index, int64 [n]) and amounts [n] of all of one slot."""
@@ -153,19 +156,30 @@ def sum_of(parts: Iterable[EventList | Tensor]) -> EventList:
     given = list(parts)
     lists = [part for part in given if isinstance(part, EventList)]
     constant = sum((p.constant if isinstance(p, EventList) else p for p in given), torch.zeros(()))
-    return EventList(tuple(t for e in lists for t in e.terms), constant.to(lists[0].constant.dtype))
+    weight = sum((e.weight for e in lists[1:]), lists[0].weight)
+    return EventList(tuple(t for e in lists for t in e.terms), constant.to(weight.dtype), weight)
+
+
+def one_train(
+    steps: Sequence[int], fired: Sequence[Tensor], amounts: Sequence[Tensor], constant: Tensor
+) -> EventList:
+    """The events of one call of a neuron: for each slot its step, which elements send, and how much; [...] each."""
+    source = Source(tuple(steps), *(_with_nobody(torch.stack(list(t))) for t in (fired, amounts)))
+    addresses = torch.arange(1.0, constant.numel() + 1, dtype=torch.float64, device=constant.device)
+    ones = torch.ones_like(constant)
+    return EventList((Term((source,), (addresses.reshape(constant.shape),), ones),), constant, ones)
 
 
 def joined(parts: Sequence[EventList], join: Callable[[list[Tensor]], Tensor]) -> EventList:
     """The events of values that have been put together so."""
-    constant = join([part.constant for part in parts])
+    constant, weight = (join([getattr(part, name) for part in parts]) for name in ("constant", "weight"))
     terms = []
     for place, part in enumerate(parts):
         blank = [torch.zeros_like(p.constant) for p in parts]
         for term in part.terms:
             moved = [join([*blank[:place], t, *blank[place + 1 :]]) for t in term.tensors]
             terms.append(term.with_tensors(moved))
-    return EventList(tuple(terms), constant)
+    return EventList(tuple(terms), constant, weight)
 
 
 def exponents_of(shared: Tensor, like: Tensor) -> EventList:
@@ -175,7 +189,7 @@ def exponents_of(shared: Tensor, like: Tensor) -> EventList:
     gain = torch.zeros(shared.shape, dtype=like.dtype, device=like.device)
     most = int(shared.max()) if shared.numel() else 0
     terms = [Term((source,), ((shared > n).double(),), gain) for n in range(most)]
-    return EventList(tuple(terms), gain)
+    return EventList(tuple(terms), gain, gain)
 
 
 def events_of(
@@ -200,16 +214,7 @@ def events_of(
     sent = [took_part if always and not k else f & took_part for k, f in enumerate(fired)]
     if exponent is not None:
         amounts = tuple(scale_by_power_of_two(a, exponent) for a in amounts)
-    source = _source(steps, torch.stack(sent), torch.stack(amounts))
-    return EventList((Term((source,), (_addresses(rest),), torch.ones_like(rest)),), rest)
-
-
-def _source(steps: tuple[int, ...], fired: Tensor, amounts: Tensor) -> Source:
-    return Source(steps, _with_nobody(fired), _with_nobody(amounts))
-
-
-def _addresses(like: Tensor) -> Tensor:
-    return torch.arange(1.0, like.numel() + 1, dtype=torch.float64, device=like.device).reshape(like.shape)
+    return one_train(steps, sent, amounts, rest)
 
 
 def _with_nobody(slots: Tensor) -> Tensor:
@@ -219,7 +224,3 @@ def _with_nobody(slots: Tensor) -> Tensor:
 
 def _spread(addresses: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return tuple(torch.broadcast_tensors(*addresses))
-
-
-def _any(constant: Tensor) -> bool:
-    return bool((constant != 0).any())

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 KINDS = {
     "multiply-accumulate": "a product added to a sum",
     "multiplication": "a product alone",
+    "small multiplication": "of two numbers of at most 8 bits",
     "addition": "a sum or a difference, of numbers that no event carries",
     "comparison": "with a threshold, a break point or another number",
     "shift": "by an exponent: a whole number of 8 bits added to the exponent's field",
@@ -23,6 +24,7 @@ SOURCE = "45 nm, M. Horowitz, ISSCC 2014"
 FLOAT32 = {
     "multiply-accumulate": 4.6,
     "multiplication": 3.7,
+    "small multiplication": 0.2,
     "addition": 0.9,
     "comparison": 0.1,
     "shift": 0.03,

@@ -33,9 +33,13 @@ def _routing(node: CalibratedNode) -> int:
 
 
 def _reads(node: CalibratedNode) -> int:
-    """Reads of two numbers, of those that an element's bank has for itself; a sign is not one."""
+    """Reads of two numbers, of those that an element's bank has for itself; a sign is not one.
+
+    What an identity's events are worth is a matter of the synapses that they reach (operations.of_amplitudes).
+    """
     banks = node.bias.numel()
-    of_banks = [t.abs().reshape(banks, -1) for t in (node.offset, node.gain, node.w, node.bias)]
+    at_read_out = () if node.function == "identity" else (node.w, node.bias)
+    of_banks = [t.abs().reshape(banks, -1) for t in (node.offset, node.gain, *at_read_out)]
     return math.ceil(sum(t.shape[1] * bool((t != t[:1]).any()) for t in of_banks) / 2)
 
 

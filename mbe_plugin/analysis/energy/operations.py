@@ -11,7 +11,7 @@ from torch import nn
 from mbe_plugin.analysis.energy.functions import ADD, left_over, on_numbers
 from mbe_plugin.analysis.energy.neurons import of_neuron
 from mbe_plugin.operators import CalibratedNode
-from mbe_plugin.recording import Deliveries, Ledger, Recording, SiteCall
+from mbe_plugin.recording import Amplitudes, Deliveries, Ledger, Recording, SiteCall
 
 By = Counter[tuple[str, str]]  # (site, kind) -> operations
 
@@ -70,9 +70,37 @@ def of_neurons(snn: nn.Module, recording: Recording) -> By:
 
 
 def of_deliveries(deliveries: Mapping[tuple[str, str], Deliveries]) -> By:
-    """What events cause: an accumulation each, with a shift by the exponent; at their own neuron a read-out."""
+    """What events cause: an accumulation each, at their own neuron a read-out, and what their amplitudes ask for."""
     found: By = Counter()
     for (site, function), delivered in deliveries.items():
-        kind = "read-out" if function == "read-out" else "accumulate"
-        _add(found, site, {kind: delivered.total, "shift": delivered.total})
+        found[site, "read-out" if function == "read-out" else "accumulate"] += delivered.total
+        for (amplitudes, weighted), met in delivered.arrived.items():
+            events, synapses, outputs = met.tolist()
+            _add(found, site, of_amplitudes(amplitudes, weighted, events, synapses, outputs))
+    return +found
+
+
+def of_amplitudes(
+    amplitudes: Amplitudes, weighted: bool, events: int, synapses: int, outputs: int
+) -> dict[str, int]:
+    """What brings each event's number to its amplitude, the cheaper way; docs/energy.md says why.
+
+    Shifts: one per event, or where the step is all of the exponent, one per step for each sum. Where a weight meets several
+    amplitudes: its events of each are summed apart, and the sums put together; or a product per event.
+    """
+    found = {"shift": events}
+    if not weighted:
+        if amplitudes.levels:
+            kind = "small multiplication" if amplitudes.small else "multiplication"
+            found[kind] = min(events, synapses * amplitudes.per_element)
+        return found
+    sums = 1
+    if amplitudes.levels:
+        kind, apart = ("addition", 2) if amplitudes.spaced else ("multiply-accumulate", 1)
+        if apart * amplitudes.levels * outputs < events:
+            found[kind], sums = apart * amplitudes.levels * outputs, amplitudes.levels + 1
+        else:
+            found["multiplication"] = events
+    if amplitudes.steps:
+        found["shift"] = min(events, amplitudes.steps * sums * outputs)
     return found

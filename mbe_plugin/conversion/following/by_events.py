@@ -96,9 +96,7 @@ class InsideByEvents(Inside):
         out, sent = super().emitted(out)
         if sent is None or sent.paired:
             return out, sent
-        events = self._listed(self.of(out))
-        if isinstance(self.operator, WITH_A_CONSTANT):
-            events = events.with_constant_sent()
+        events = self._listed(self.of(out)).settled()
         with torch.no_grad():
             value = events.constant.clone(memory_format=torch.contiguous_format)
             self._count(READ_OUT, add_up(events, value) + self._exponents(sent, value))
@@ -136,16 +134,46 @@ class InsideByEvents(Inside):
         before = call.function(*args, **kwargs)  # a bias, most often
         wide = torch.float64 if before.dtype == torch.float64 else torch.float32
         out = before.to(wide, copy=True, memory_format=torch.contiguous_format)
+        arrangement = self.arrangement(rule, sent)
+        if arrangement is not None:
+            self._count(rule.op, self._rows_first(rule, call, lists, arrangement, out))
+            return out.to(before.dtype)
         additions = deliver(rule, call, lists, out)
         for name, s in sent.items():
-            others = {n: c for n, c in constants.items() if n != name}
-            if any(bool((c != 0).any()) for c in others.values()):
+            others = {n: constants[n] for n, e in lists.items() if n != name and e.has_constant}
+            if others:
                 beside = replace(call, operands={**call.operands, **others})
                 additions += deliver(rule, beside, {name: lists[name]}, out)
-            if s.shared is not None:
-                additions += deliver(rule, call, {name: exponents_of(s.shared, out)}, out)
+            additions += self._exponents_at(rule, call, name, s, out)
         self._count(rule.op, additions)
         return out.to(before.dtype)
+
+    def _rows_first(
+        self,
+        rule: MultilinearRule,
+        call: Call,
+        lists: Mapping[str, EventList],
+        arrangement: tuple[str, Sent, Sent],
+        out: Tensor,
+    ) -> int:
+        """W (r d) as r (W d): every event of r adds what the events of d have added up to, at each of its outputs."""
+        name, varying, constant = arrangement
+        weight = lists[name].weight
+        summed = torch.zeros_like(out)
+        events = self._listed(varying).weighed(lambda t: t * weight)
+        additions = deliver(rule, call, {name: events}, summed)
+        additions += self._exponents_at(rule, call, name, varying, summed)
+
+        def at_outputs(t: Tensor) -> Tensor:
+            t = t.mT if rule.op == "linear" and name == "1" else t
+            return (t if t.numel() != out.numel() else t.reshape(out.shape)).expand(out.shape)
+
+        rows = constant.moved(at_outputs)
+        once = self._listed(rows).weighed(lambda t: t * summed)
+        return additions + add_up(once, out) + self._exponents(rows, out)
+
+    def _exponents_at(self, rule: MultilinearRule, call: Call, name: str, sent: Sent, out: Tensor) -> int:
+        return 0 if sent.shared is None else deliver(rule, call, {name: exponents_of(sent.shared, out)}, out)
 
     def _summed(self, name: str, func: Callable, args: tuple, kwargs: dict[str, Any]) -> Tensor | None:
         """A sum or mean; of pairs if nobody has added them yet."""

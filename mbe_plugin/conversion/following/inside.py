@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import reduce
 from math import prod
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from mbe_plugin.conversion.following.fan_out import ELEMENTWISE, counted_arrivals
+from mbe_plugin.conversion.following.fan_out import ELEMENTWISE, MATRIX_PRODUCTS, counted_arrivals
 from mbe_plugin.conversion.following.moving import moved
 from mbe_plugin.conversion.vocabulary.catalogue import ORDINARY, SPELLINGS
 from mbe_plugin.conversion.vocabulary.rules import Call, MultilinearRule, Spelling
@@ -30,7 +31,7 @@ from mbe_plugin.operators import (
     Unary,
 )
 from mbe_plugin.operators.calls import CALLS
-from mbe_plugin.recording import Delivery, Ledger, Sent, joined, looking, sent_by
+from mbe_plugin.recording import Amplitudes, Delivery, Ledger, Sent, joined, looking, sent_by
 
 READ_OUT = "read-out"
 
@@ -40,6 +41,7 @@ WITH_A_CONSTANT = (Logarithm, Periodic)
 
 _OFFSETS = frozenset("add sub __add__ __radd__ __sub__ __rsub__ add_ __iadd__ sub_ __isub__".split())
 SUMS = frozenset("sum mean".split())
+_ROW_BY_ROW = MATRIX_PRODUCTS - {"addbmm"} | {"linear"}  # no output sums over several rows
 _JOINS = frozenset("cat stack concat concatenate".split())
 
 
@@ -151,13 +153,36 @@ class Inside(TorchFunctionMode):
             [only] = known.values()
             self._sent[id(out)] = out, only.moved(lambda t: t.expand(out.shape))
             return False
-        self._delivered(rule, call, known)
+        arrangement = self.arrangement(rule, known)
+        if arrangement is None:
+            self._delivered(rule, call, known, out)
+        else:
+            name, varying, constant = arrangement
+            self._delivered(rule, call, {name: varying}, out)
+            self._at_the_sum(rule.op, constant, out)
         if rule.op == "mul":
             one, other = known.values()
             self._sent[id(out)] = out, one.times(other)
         return True
 
-    def _delivered(self, rule: MultilinearRule, call: Call, known: Mapping[str, Sent]) -> None:
+    def arrangement(self, rule: MultilinearRule, known: Mapping[str, Sent]) -> tuple[str, Sent, Sent] | None:
+        """Operand, d and r of pairs with a factor that is constant along the contracted dimension: W (r d) = r (W d).
+
+        The events of d meet the weights, then each event of r the sum that has come of them.
+        """
+        if len(known) > 1 or rule.op not in _ROW_BY_ROW:
+            return None
+        [(name, sent)] = known.items()
+        dims = getattr(self.operator, "dims", {})
+        if sent.factors is None or name not in dims:
+            return None
+        for varying, factor in (sent.factors, sent.factors[::-1]):
+            constant = factor.once(dims[name])
+            if constant is not None:
+                return name, varying.sent, constant
+        return None
+
+    def _delivered(self, rule: MultilinearRule, call: Call, known: Mapping[str, Sent], out: Tensor) -> None:
         def total(counts: Mapping[str, Tensor]) -> Tensor:
             return counted_arrivals(self.site, rule, call, counts)
 
@@ -167,14 +192,30 @@ class Inside(TorchFunctionMode):
             if s.shared is not None:
                 events = events + total({name: s.shared})
         bases = prod(s.bases for s in known.values())
-        self._tell(Delivery(rule.op, spikes, events - spikes, int(total({})), bases))
+        products = int(total({}))
+        first, *others = (s.amplitudes for s in known.values())
+        amplitudes = reduce(Amplitudes.times, others, first)
+        weighted = len(known) < len(call.operands)
+        self._tell(
+            Delivery(
+                rule.op, spikes, events - spikes, products, bases, products, out.numel(), amplitudes, weighted
+            )
+        )
+
+    def _at_the_sum(self, function: str, sent: Sent, out: Tensor) -> None:
+        """Every event meets each of its row's outputs."""
+        each, outputs = out.numel() // max(sent.spikes.numel(), 1), out.numel()
+        spikes, events = (count * each for count in _all_of(sent))
+        self._tell(
+            Delivery(
+                function, spikes, events - spikes, 0, sent.bases, outputs, outputs, sent.amplitudes, False
+            )
+        )
 
     def _added_up(self, function: str, sent: Sent) -> None:
         """Every event is added to one value."""
-        spikes, events = (t.sum(dtype=torch.float64) for t in (sent.spikes, sent.events))
-        if sent.shared is not None:
-            events = events + sent.shared.sum(dtype=torch.float64)
-        self._tell(Delivery(function, spikes, events - spikes, 0, sent.bases))
+        spikes, events = _all_of(sent)
+        self._tell(Delivery(function, spikes, events - spikes, 0, sent.bases, 0, 0, Amplitudes(), True))
 
     def _tell(self, delivery: Delivery) -> None:
         self.silent = False
@@ -185,18 +226,7 @@ class Inside(TorchFunctionMode):
         parts = [p for p in map(self.of, args[0]) if p is not None]
         if not parts or len(parts) < len(args[0]):
             return
-        first = parts[0]
-
-        def join(kind: Callable[[Sent], Tensor]) -> Tensor:
-            return func([kind(p) for p in parts], *args[1:], **kwargs)
-
-        shared = None
-        if any(p.shared is not None for p in parts):
-            shared = join(lambda p: torch.zeros_like(p.spikes) if p.shared is None else p.shared)
-        listed = [p.listed for p in parts if p.listed is not None]
-        whole = joined(listed, lambda p: func(p, *args[1:], **kwargs)) if len(listed) == len(parts) else None
-        spikes, side = join(lambda p: p.spikes), join(lambda p: p.side)
-        self._sent[id(out)] = out, replace(first, spikes=spikes, side=side, shared=shared, listed=whole)
+        self._sent[id(out)] = out, joined(parts, lambda tensors: func(tensors, *args[1:], **kwargs))
 
     def _chosen(self, args: tuple, out: Tensor) -> None:
         """where(condition, a, b) of which one is a train, the other a constant that sends nothing."""
@@ -221,6 +251,12 @@ class Inside(TorchFunctionMode):
             with looking():
                 self._added_up(READ_OUT, sent)
         return out, sent
+
+
+def _all_of(sent: Sent) -> tuple[Tensor, Tensor]:
+    """Spikes, and all events, of a train; float64 []."""
+    spikes, events = (t.sum(dtype=torch.float64) for t in (sent.spikes, sent.events))
+    return spikes, events if sent.shared is None else events + sent.shared.sum(dtype=torch.float64)
 
 
 def holds_tensors(out: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,18 +35,14 @@ def moved(
     if spelling.name.startswith("max_pool"):
         return [_pooled(spelling.name, sent, args, kwargs, out)]
 
-    def pieces(counts: Tensor) -> list[Tensor]:
-        result = spelling.plain(counts, *args[1:], **kwargs)
-        return [result] if isinstance(result, Tensor) else list(result)
-
     outs = [out] if isinstance(out, Tensor) else list(out)
-    shared: list[Any] = [None] * len(outs) if sent.shared is None else pieces(sent.shared)
-    listed: list[Any] = [None] * len(outs) if sent.listed is None else sent.listed.pieces(pieces)
-    parts = zip(outs, pieces(sent.spikes), pieces(sent.side), shared, listed, strict=True)
-    return [
-        (tensor, replace(sent, spikes=spikes, side=side, shared=own, listed=events))
-        for tensor, spikes, side, own, events in parts
-    ]
+    return [(tensor, sent.moved(partial(_piece, spelling, args, kwargs, i))) for i, tensor in enumerate(outs)]
+
+
+def _piece(spelling: Spelling, args: tuple, kwargs: dict[str, Any], index: int, counts: Tensor) -> Tensor:
+    """The counts moved as args[0] was; of several tensors one."""
+    result = spelling.plain(counts, *args[1:], **kwargs)
+    return result if isinstance(result, Tensor) else result[index]
 
 
 def _pooled(name: str, sent: Sent, args: tuple, kwargs: dict[str, Any], out: Any) -> tuple[Tensor, Sent]:
