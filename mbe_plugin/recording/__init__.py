@@ -2,8 +2,9 @@
 
 from mbe_plugin.recording.amplitudes import Amplitudes
 from mbe_plugin.recording.deliveries import Deliveries, Delivery, Ledger, SiteCall, open_ledgers, told
-from mbe_plugin.recording.event_lists import EventList, events_of, exponents_of, sum_of
+from mbe_plugin.recording.event_lists import EventList, sum_of
 from mbe_plugin.recording.events import NeuronEvents, Recording
+from mbe_plugin.recording.listing import events_of, exponents_of
 from mbe_plugin.recording.looking import looking, refuse_compiled
 from mbe_plugin.recording.record import count_spikes, record
 from mbe_plugin.recording.sent import Sent, joined, sent_by

@@ -12,9 +12,6 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from mbe_plugin.neuron.scaling import scale_by_power_of_two
-from mbe_plugin.operators import CalibratedNode, SharedScaleNode
-
 
 @dataclass(frozen=True, eq=False)
 class Source:
@@ -114,7 +111,11 @@ class EventList:
     def times(self, other: EventList) -> EventList:
         """The product element by element: pairs of events, and the events of the one where the other has a constant."""
         pairs = [
-            Term((*a.sources, *b.sources), _spread((*a.addresses, *b.addresses)), a.gain * b.gain)
+            Term(
+                (*a.sources, *b.sources),
+                tuple(torch.broadcast_tensors(*a.addresses, *b.addresses)),
+                a.gain * b.gain,
+            )
             for a in self.terms
             for b in other.terms
         ]
@@ -182,45 +183,6 @@ def joined(parts: Sequence[EventList], join: Callable[[list[Tensor]], Tensor]) -
     return EventList(tuple(terms), constant, weight)
 
 
-def exponents_of(shared: Tensor, like: Tensor) -> EventList:
-    """Exponents that elements share, as many as ``shared`` [...] says: events that add nothing but say how far to shift."""
-    nothing = torch.zeros((1, 2), dtype=like.dtype, device=like.device)
-    source = Source((0,), torch.tensor([[False, True]], device=like.device), nothing)
-    gain = torch.zeros(shared.shape, dtype=like.dtype, device=like.device)
-    most = int(shared.max()) if shared.numel() else 0
-    terms = [Term((source,), ((shared > n).double(),), gain) for n in range(most)]
-    return EventList(tuple(terms), gain, gain)
-
-
-def events_of(
-    node: CalibratedNode,
-    x: Tensor,
-    dim: int = -1,
-    where: Tensor | None = None,
-    always: bool = False,
-) -> EventList:
-    """What a neuron sends in the call node(x, dim, where), by its step loop.
-
-    always: whether every element in ``where`` has a side event, of whatever amount.
-    """
-    exponent = None
-    if isinstance(node, SharedScaleNode):
-        x, exponent = node.scaled(x, dim)
-    else:
-        x = node.without_dead_zone(x)
-    slots, rest = node.event_slots(x)
-    took_part = torch.ones_like(rest, dtype=torch.bool) if where is None else where.expand(rest.shape)
-    steps, fired, amounts = zip(*slots, strict=True)
-    sent = [took_part if always and not k else f & took_part for k, f in enumerate(fired)]
-    if exponent is not None:
-        amounts = tuple(scale_by_power_of_two(a, exponent) for a in amounts)
-    return one_train(steps, sent, amounts, rest)
-
-
 def _with_nobody(slots: Tensor) -> Tensor:
     flat = slots.flatten(1)
     return torch.cat([flat.new_zeros((flat.shape[0], 1)), flat], dim=1)
-
-
-def _spread(addresses: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return tuple(torch.broadcast_tensors(*addresses))

@@ -14,19 +14,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mbe_plugin.conversion.following.event_runs import multiplied, read_out, summed
 from mbe_plugin.conversion.following.events import Following
 from mbe_plugin.conversion.following.fan_out import ELEMENTWISE, check_synapses
 from mbe_plugin.conversion.following.inside import READ_OUT, SUMS, WITH_A_CONSTANT, Inside
-from mbe_plugin.conversion.following.synapses import add_up, deliver
 from mbe_plugin.conversion.following.walk import Router
 from mbe_plugin.conversion.marks import tensors_of
 from mbe_plugin.conversion.vocabulary.rules import Call, MultilinearRule, Spelling
 from mbe_plugin.errors import ConversionError
 from mbe_plugin.operators import CalibratedNode, SpikingOperator
-from mbe_plugin.recording import EventList, Sent, events_of, exponents_of, sum_of
+from mbe_plugin.recording import EventList, Sent, events_of, sum_of
 
 _REMEDY = "convert with simulate='closed', or leave the site exact (exclude)"
-_FACTORS = frozenset("mul rmul multiply div truediv true_divide neg".split())
+_PRODUCTS = frozenset("mul rmul multiply neg".split())
+_QUOTIENTS = frozenset("div truediv true_divide".split())
 _SIGNS = {  # of the first and the second operand
     **dict.fromkeys(("add", "radd", "iadd"), (1, 1)),
     **dict.fromkeys(("sub", "isub"), (1, -1)),
@@ -96,11 +97,11 @@ class InsideByEvents(Inside):
         out, sent = super().emitted(out)
         if sent is None or sent.paired:
             return out, sent
-        events = self._listed(self.of(out)).settled()
+        sent = replace(sent, listed=self._listed(self.of(out)).settled())
         with torch.no_grad():
-            value = events.constant.clone(memory_format=torch.contiguous_format)
-            self._count(READ_OUT, add_up(events, value) + self._exponents(sent, value))
-        return value.to(out.dtype), replace(sent, listed=events)
+            value, additions = read_out(sent)
+        self._count(READ_OUT, additions)
+        return value.to(out.dtype), sent
 
     def _run(
         self, rule: MultilinearRule, func: Callable, args: tuple, kwargs: dict[str, Any]
@@ -110,7 +111,8 @@ class InsideByEvents(Inside):
         sent = {name: s for name, t in operands.items() if (s := self.of(t)) is not None}
         if not sent or (rule.op in ELEMENTWISE and len(sent) == 1):
             return None
-        lists = {name: self._listed(s) for name, s in sent.items()}
+        for s in sent.values():
+            self._listed(s)
         call = Call(func, args, kwargs, operands)
         if rule.op == "mul":
             one, other = operands.values()
@@ -119,61 +121,14 @@ class InsideByEvents(Inside):
             self._waiting[id(out)] = out
             return out
         try:
-            return self._delivering(rule, call, lists, sent)
+            check_synapses(rule, call)
         except ValueError as without:
             raise ConversionError(
                 f"{self.site}: no synapses are known for {without}, so it cannot be run by its events; {_REMEDY}"
             ) from None
-
-    def _delivering(
-        self, rule: MultilinearRule, call: Call, lists: Mapping[str, EventList], sent: Mapping[str, Sent]
-    ) -> Tensor:
-        check_synapses(rule, call)
-        constants = {name: e.constant.to(call.operands[name].dtype) for name, e in lists.items()}
-        args, kwargs = rule.place(call, constants)
-        before = call.function(*args, **kwargs)  # a bias, most often
-        wide = torch.float64 if before.dtype == torch.float64 else torch.float32
-        out = before.to(wide, copy=True, memory_format=torch.contiguous_format)
-        arrangement = self.arrangement(rule, sent)
-        if arrangement is not None:
-            self._count(rule.op, self._rows_first(rule, call, lists, arrangement, out))
-            return out.to(before.dtype)
-        additions = deliver(rule, call, lists, out)
-        for name, s in sent.items():
-            others = {n: constants[n] for n, e in lists.items() if n != name and e.has_constant}
-            if others:
-                beside = replace(call, operands={**call.operands, **others})
-                additions += deliver(rule, beside, {name: lists[name]}, out)
-            additions += self._exponents_at(rule, call, name, s, out)
+        out, additions = multiplied(rule, call, sent, self.arrangement(rule, sent))
         self._count(rule.op, additions)
-        return out.to(before.dtype)
-
-    def _rows_first(
-        self,
-        rule: MultilinearRule,
-        call: Call,
-        lists: Mapping[str, EventList],
-        arrangement: tuple[str, Sent, Sent],
-        out: Tensor,
-    ) -> int:
-        """W (r d) as r (W d): every event of r adds what the events of d have added up to, at each of its outputs."""
-        name, varying, constant = arrangement
-        weight = lists[name].weight
-        summed = torch.zeros_like(out)
-        events = self._listed(varying).weighed(lambda t: t * weight)
-        additions = deliver(rule, call, {name: events}, summed)
-        additions += self._exponents_at(rule, call, name, varying, summed)
-
-        def at_outputs(t: Tensor) -> Tensor:
-            t = t.mT if rule.op == "linear" and name == "1" else t
-            return (t if t.numel() != out.numel() else t.reshape(out.shape)).expand(out.shape)
-
-        rows = constant.moved(at_outputs)
-        once = self._listed(rows).weighed(lambda t: t * summed)
-        return additions + add_up(once, out) + self._exponents(rows, out)
-
-    def _exponents_at(self, rule: MultilinearRule, call: Call, name: str, sent: Sent, out: Tensor) -> int:
-        return 0 if sent.shared is None else deliver(rule, call, {name: exponents_of(sent.shared, out)}, out)
+        return out
 
     def _summed(self, name: str, func: Callable, args: tuple, kwargs: dict[str, Any]) -> Tensor | None:
         """A sum or mean; of pairs if nobody has added them yet."""
@@ -181,29 +136,21 @@ class InsideByEvents(Inside):
         assert sent is not None
         if sent.paired and self._waiting.pop(id(x), None) is None:
             return None
-        events = self._listed(sent)
-        before = func(events.constant, *args[1:], **kwargs)
-        index = _rows(x.shape, args[1] if len(args) > 1 else kwargs.get("dim"), x.device)
-        total = torch.zeros(before.numel(), dtype=events.constant.dtype, device=x.device)
-        additions = add_up(events, total, index) + self._exponents(sent, total, index)
+        self._listed(sent)
+        out, additions = summed(name, func, sent, args[1:], kwargs)
         self._count("mul" if sent.paired else name, additions)
-        if name == "mean":
-            total = total * (before.numel() / x.numel())
-        return before + total.reshape(before.shape)
+        return out
 
     def _add_pairs(self, product: Any) -> None:
         """Pairs to the value of their product, which somebody is about to read."""
         if self._waiting.pop(id(product), None) is None:
             return
         sent = self.of(product)
-        events = self._listed(sent)
+        self._listed(sent)
         assert sent is not None
-        value = events.constant.expand(product.shape).clone(memory_format=torch.contiguous_format)
-        self._count("mul", add_up(events, value) + self._exponents(sent, value))
+        value, additions = read_out(sent)
+        self._count("mul", additions)
         product.copy_(value)
-
-    def _exponents(self, sent: Sent, into: Tensor, index: Tensor | None = None) -> int:
-        return 0 if sent.shared is None else add_up(exponents_of(sent.shared, into), into, index)
 
     def _listed(self, sent: Sent | None) -> EventList:
         if sent is None or sent.listed is None:
@@ -251,19 +198,11 @@ class InsideByEvents(Inside):
         if len(trains) != 1:
             return None
         [(place, events)] = trains.items()
-        signs = _SIGNS.get(name.strip("_"))
+        stem = name.strip("_")
+        signs = _SIGNS.get(stem)
         if signs is not None:
             constant = args[1 - place] * signs[1 - place]
             return events.weighed(lambda t: t * signs[place]).plus(constant)
-        if name.strip("_") in _FACTORS:
+        if stem in _PRODUCTS or (stem in _QUOTIENTS and place == 0):
             return events.weighed(lambda t: func(*args[:place], t, *args[place + 1 :]))
         return None
-
-
-def _rows(shape: torch.Size, dim: Any, device: torch.device) -> Tensor:
-    """For each element of a tensor the flat index of the sum over ``dim`` that it belongs to; int64."""
-    dims = range(len(shape)) if dim is None else (dim,) if isinstance(dim, int) else dim
-    left = list(shape)
-    for d in dims:
-        left[d] = 1
-    return torch.arange(torch.Size(left).numel(), device=device).reshape(left).expand(shape)
