@@ -98,7 +98,10 @@ class Factor:
 
     def once(self, dim: int) -> Sent | None:
         """The train with one element along dim, if it is the same element everywhere along it."""
-        if self.names is None or not self.names.dim() or not self.names.shape[dim]:
+        if self.names is None or not self.names.dim():
+            return None
+        dim = max(dim, -self.names.dim())  # a vector has no other
+        if not self.names.shape[dim]:
             return None
         if bool((self.names != self.names.narrow(dim, 0, 1)).any()):
             return None
