@@ -28,9 +28,8 @@ def moved(
     if spelling.name in _DROPOUTS:
         kept = (out != 0) | (args[0] == 0)
         dropped = sent.moved(lambda t: torch.where(kept, t, 0.0))
-        scaled = out is not args[0] and not torch.equal(
-            out, args[0]
-        )  # what is left is no longer what was sent
+        # what is left has been scaled, and is no longer what was sent
+        scaled = sent.listed is not None and not torch.equal(out, args[0])
         return [(out, replace(dropped, listed=None) if scaled else dropped)]
     if spelling.name.startswith("max_pool"):
         return [_pooled(spelling.name, sent, args, kwargs, out)]
