@@ -14,7 +14,7 @@ Family = Literal["routed", "published"]
 Code = Literal["binary", "first_spike"]
 Scale = Literal["auto", "element", "token", "channel", "tensor"]
 LinearInputs = Literal["spiking", "analogue"]
-Simulation = Literal["closed", "steps"]
+Simulation = Literal["closed", "steps", "events"]
 Gradient = Literal["surrogate", "slope"]
 
 SITE_OVERRIDES = ("time_steps", "bases", "identity_bases", "code", "scale", "dead_zone", "center")
@@ -63,7 +63,9 @@ class MBEConfig:
     unencoded.
     merge: use trains that are there already: a unary neuron's feeds the next product, and a product's pairs of spikes
     (LayerNorm, softmax, attention, gates) feed the next weights, without encoding the value again.
-    simulate: 'closed' or 'steps' (every step loop is run); both give the same spikes.
+    simulate: 'closed', 'steps' (every step loop is run) or 'events' (and every event is delivered on its own: it adds its
+    amount times a row of weights to the outputs that it reaches; slow, without gradients); all give the same spikes for
+    the same inputs.
     gradient: what the backward pass takes for a neuron's derivative: 'surrogate' (the step loop's, with a surrogate for the
     comparison's) or 'slope' (that of the decoded function, straight through the staircase; not with family 'published').
     strict: refuse a model in which an operator on activations is neither spiking nor exact by design.

@@ -119,7 +119,8 @@ def attach(
             container[site.key] = operator
             operator.site = site.name
             for role, node in operator.neurons():
-                node.simulate, node.gradient, node.notice = config.simulate, config.gradient, notice
+                node.simulate = "steps" if config.simulate == "steps" else "closed"
+                node.gradient, node.notice = config.gradient, notice
                 if not node.site:
                     node.site, node.role = site.name, role
         if site.unit is not None:
@@ -128,7 +129,7 @@ def attach(
             owner.operators[site.label] = operator
     notice.nodes = [m for m in container.modules() if isinstance(m, CalibratedNode)]
     for owner in modules.values():
-        owner.notice = notice
+        owner.notice, owner.by_events = notice, config.simulate == "events"
     for path, marks in conversion.inputs.items():
         modules[path].inputs = dict(marks)
     for path, begun in conversion.origins.items():
