@@ -71,8 +71,8 @@ class MBEConfig:
     strict: refuse a model in which an operator on activations is neither spiking nor exact by design.
     margin: how far beyond the recorded range a neuron is fitted, as a share of the range.
     include, exclude: shell patterns on site names; sites not included, or excluded, stay exact and are reported.
-    sites: ((pattern, {name: value}), ...) with time_steps, bases, identity_bases, code, scale, dead_zone or center; the last match
-    wins. A pattern meets a site's name, or 'site|role' for one of its neurons, such as '*:layer_norm|deviation'.
+    sites: ((pattern, {name: value}), ...) with time_steps, bases, identity_bases, code, scale, dead_zone or center; the last
+    match wins. A pattern meets a site's name, or 'site|role' for one of its neurons, such as '*:layer_norm|deviation'.
 
     Raises ValueError for a value outside these.
     """

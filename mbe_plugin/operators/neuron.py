@@ -301,7 +301,7 @@ class SharedScaleNode(CalibratedNode):
     above the shared scale saturates. With 'channel', ``calibrated`` is [-1, 1], in units of each channel's scale, so that
     what saturates in a small channel is counted although a large one would hold it. With 'token' nothing finite
     saturates, so what calibration did not see is ``beyond`` its range and never ``outside``. With ``center`` [C] the train
-    spells the distance to a constant per channel, which the layer's bias takes in; range and dead zone are of that distance.
+    spells the distance to a constant per channel, which the layer's bias takes in; range and dead zone are of the distance.
     """
 
     exponents: Tensor
@@ -346,7 +346,7 @@ class SharedScaleNode(CalibratedNode):
         reduced, exponent = self.scaled(x, dim)
         weighted = scale_by_power_of_two(self.weighted_spikes(reduced), exponent)
         if self.centered:
-            weighted = torch.cat([weighted[:1] + self._along(self.center, x.dim(), dim), weighted[1:]])
+            weighted = torch.cat([weighted[:1] + self.center_along(x.dim(), dim), weighted[1:]])
         return weighted.to(x.dtype)
 
     def scaled(self, x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
@@ -357,11 +357,15 @@ class SharedScaleNode(CalibratedNode):
 
     def distance(self, x: Tensor, dim: int) -> Tensor:
         """x less the center."""
-        return x - self._along(self.center, x.dim(), dim) if self.centered else x
+        return x - self.center_along(x.dim(), dim) if self.centered else x
+
+    def center_along(self, dims: int, dim: int) -> Tensor:
+        """The center in a shape of so many dimensions, along dim."""
+        return self._along(self.center, dims, dim)
 
     def _restored(self, y: Tensor, exponent: Tensor, dim: int) -> Tensor:
         y = scale_by_power_of_two(y, exponent)
-        return y + self._along(self.center, y.dim(), dim) if self.centered else y
+        return y + self.center_along(y.dim(), dim) if self.centered else y
 
     def accurate_range(self, dtype: torch.dtype) -> tuple[Any, Any] | None:
         """See CalibratedNode; with 'tensor' up to the scale, which is a power of two above the range."""

@@ -21,8 +21,9 @@ def events_of(
 
     always: whether every element in ``where`` has a side event, of whatever amount.
     """
-    exponent = None
+    exponent = center = None
     if isinstance(node, SharedScaleNode):
+        center = node.center_along(x.dim(), dim) if node.centered else None
         x, exponent = node.scaled(x, dim)
     else:
         x = node.without_dead_zone(x)
@@ -32,7 +33,8 @@ def events_of(
     sent = [took_part if always and not k else f & took_part for k, f in enumerate(fired)]
     if exponent is not None:
         amounts = tuple(scale_by_power_of_two(a, exponent) for a in amounts)
-    return one_train(steps, sent, amounts, rest)
+    events = one_train(steps, sent, amounts, rest)
+    return events if center is None else events.plus(center)
 
 
 def exponents_of(shared: Tensor, like: Tensor) -> EventList:

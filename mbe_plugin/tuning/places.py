@@ -23,8 +23,8 @@ from mbe_plugin.operators import CalibratedNode, EncodedCall
 class Place:
     """The neuron that encodes the input of a layer; layers that read one tensor have one each.
 
-    codes: a neuron without a dead zone for each different code of the menu. choices: for each of the menu's settings its code's
-    number and its dead zone.
+    codes: a neuron without a dead zone for each different code of the menu. choices: for each of the menu's settings its
+    code's number and its dead zone.
     """
 
     site: Site

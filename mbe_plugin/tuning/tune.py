@@ -44,20 +44,20 @@ def tune(
 ) -> MBEConfig:
     """The configuration with the least energy whose figure is at least ``target``, or the best figure at an energy.
 
-    Chosen are code, T, N and dead zone of every neuron whose train meets weights; all else is as in ``config``. What a
-    choice adds to the error is estimated from the network's derivatives, what it costs is the complete accounting
-    (docs/energy.md); the choices are taken in the order of error per energy saved (a knapsack's greedy solution, exact on the
-    hulls), and how many of them is found by trying on held-out batches. Deterministic.
+    Chosen are code, T, N, dead zone and center of every neuron whose train meets weights; all else is as in ``config``.
+    What a choice adds to the error is estimated from the network's derivatives, what it costs is the complete accounting
+    (docs/energy.md). Choices are taken in the order of error per energy saved (a knapsack's greedy solution, exact on the
+    hulls of the places), and how many of them is found by trying networks on held-out batches. Deterministic.
 
     model: as for convert(). calibration: a list of batches. target: the least figure (objective 'energy'), or the largest
     share of the ANN's energy in float32 (objective 'closeness'). held_out: batches that the result is checked on; by
-    default every fourth calibration batch is set apart. figure: what counts, larger is better, such as accuracy or minus the
-    perplexity; by default the smallest cosine between ANN and SNN of an item's output. outputs: which numbers of what the
-    network returns count; the first floating tensor by default. config: MBEConfig.low_energy().
-    menu: settings as in MBEConfig.sites. costs: pJ per operation, see energy(). progress: see calibrate.
+    default every fourth calibration batch is set apart. figure: what counts, larger is better, such as accuracy, or the
+    perplexity with a minus; by default the smallest cosine between ANN and SNN of an item's output. outputs: which numbers
+    of what the network returns count; the first floating tensor by default. config: MBEConfig.low_energy(). menu: settings
+    as in MBEConfig.sites. costs: pJ per operation, see energy(). progress: see calibrate.
 
-    Raises ValueError for a target that no choice reaches (with what is reached), for fewer than two batches without held_out,
-    for an unknown objective; ConversionError if nothing meets weights; and what convert() raises.
+    Raises ValueError for a target that no choice reaches (with what is reached), for fewer than two batches without
+    held_out, for an unknown objective; ConversionError if nothing meets weights; and what convert() raises.
     """
     config, tell = config or MBEConfig.low_energy(), Progress(progress)
     if objective not in ("energy", "closeness"):

@@ -14,7 +14,7 @@ from mbe_plugin.conversion.batches import as_call
 from mbe_plugin.tuning.places import Place
 
 PROJECTIONS = 2
-ROWS = 128  # of what a place encodes in a call, evenly spread: on these the choices are tried
+ROWS = 512  # of what a place encodes in all batches, evenly spread: on these the choices are tried
 
 Outputs = Callable[
     [Any], Tensor
@@ -44,31 +44,31 @@ def watched(
     Every row of the output (its last dimension) counts relative to its size.
     """
     seen: list[list[Seen]] = [[] for _ in places]
-    generator = torch.Generator().manual_seed(0)
+    generator, rows = torch.Generator().manual_seed(0), max(ROWS // max(len(batches), 1), 16)
     for batch in batches:
         args, kwargs = as_call(batch, snn)
         new: list[list[Seen]] = [[] for _ in places]
         with torch.enable_grad(), ExitStack() as hooks:
             for place, calls in zip(places, new, strict=True):
-                hooks.enter_context(_watch(place, calls))
+                hooks.enter_context(_watch(place, calls, rows))
             out = outputs(snn(*args, **kwargs))
-        _pull(out, [call for calls in new for call in calls], generator)
+        _pull(out, [call for calls in new for call in calls], generator, rows)
         for calls, more in zip(seen, new, strict=True):
             calls += more
     return seen
 
 
-def _watch(place: Place, calls: list[Seen]) -> Any:
+def _watch(place: Place, calls: list[Seen], most: int) -> Any:
     def hook(node: nn.Module, args: tuple, kwargs: dict[str, Any], output: Tensor) -> Tensor:
         dim = kwargs.get("dim", args[1] if len(args) > 1 else -1)
         probe = torch.zeros_like(output, requires_grad=True)
-        calls.append(Seen(dim, _some_rows(args[0].detach(), dim), args[0].numel(), probe))
+        calls.append(Seen(dim, _some_rows(args[0].detach(), dim, most), args[0].numel(), probe))
         return output + probe
 
     return place.node.register_forward_hook(hook, with_kwargs=True)
 
 
-def _pull(out: Tensor, calls: Sequence[Seen], generator: torch.Generator) -> None:
+def _pull(out: Tensor, calls: Sequence[Seen], generator: torch.Generator, most: int) -> None:
     rows = out.reshape(-1, out.shape[-1]) if out.dim() > 1 else out[:, None]
     size = rows.detach().double().norm(dim=-1, keepdim=True).clamp_min(torch.finfo(out.dtype).tiny)
     for _ in range(PROJECTIONS):
@@ -79,10 +79,10 @@ def _pull(out: Tensor, calls: Sequence[Seen], generator: torch.Generator) -> Non
         )
         for call, gradient in zip(calls, found, strict=True):
             if gradient is not None:
-                call.pulled.append(_some_rows(gradient, call.dim))
+                call.pulled.append(_some_rows(gradient, call.dim, most))
 
 
-def _some_rows(x: Tensor, dim: int) -> Tensor:
-    """Rows [n, C] along dim, evenly spread, at most ROWS."""
+def _some_rows(x: Tensor, dim: int, most: int) -> Tensor:
+    """Rows [n, C] along dim, evenly spread."""
     rows = x.movedim(dim, -1).reshape(-1, x.shape[dim])
-    return rows[:: max(-(-len(rows) // ROWS), 1)].clone()
+    return rows[:: max(-(-len(rows) // most), 1)].clone()
