@@ -56,9 +56,9 @@ class MBEConfig:
     code, which sends no exponent, 'tensor'.
     dead_zone: of an encoded activation, values smaller than this share of the root mean square that calibration saw there
     send nothing, neither spike nor exponent, and read 0. (Attention weights, role 'weights', have none: T is theirs.)
-    center: the train of a layer's input spells its distance to each channel's calibrated median, a constant that the layer's
-    bias takes in, so that common values, such as a GELU's -0.1, fall into the dead zone. For layers with weights whose scale
-    is 'tensor' or 'channel'; elsewhere False is meant.
+    center: the train of a layer's input spells its distance to each channel's calibrated median, a constant that the
+    layer's bias takes in, so that common values, such as a GELU's -0.1, fall into the dead zone. For layers with weights
+    whose scale is 'tensor' or 'channel'; elsewhere False is meant.
     linear_inputs: 'spiking', or 'analogue' to leave the inputs of linear layers, convolutions and Fourier transforms
     unencoded.
     merge: use trains that are there already: a unary neuron's feeds the next product, and a product's pairs of spikes
@@ -71,8 +71,8 @@ class MBEConfig:
     strict: refuse a model in which an operator on activations is neither spiking nor exact by design.
     margin: how far beyond the recorded range a neuron is fitted, as a share of the range.
     include, exclude: shell patterns on site names; sites not included, or excluded, stay exact and are reported.
-    sites: ((pattern, {name: value}), ...) with time_steps, bases, identity_bases, code, scale, dead_zone or center; the last
-    match wins. A pattern meets a site's name, or 'site|role' for one of its neurons, such as '*:layer_norm|deviation'.
+    sites: ((pattern, {name: value}), ...) with time_steps, bases, identity_bases, code, scale, dead_zone or center; the
+    last match wins. A pattern meets a site's name, or 'site|role' for one of its neurons, such as '*:layer_norm|deviation'.
 
     Raises ValueError for a value outside these.
     """
@@ -148,7 +148,6 @@ class MBEConfig:
             "time_steps": 8,
             "code": "first_spike",
             "merge": False,
-            "margin": 0.0,
             "sites": (layers, *between),
         }
         return cls(**{**chosen, **changes})

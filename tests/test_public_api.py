@@ -47,6 +47,7 @@ PUBLIC = [
     "report",
     "reset_counts",
     "save",
+    "tune",
     "unregister",
 ]
 # each needs what only one generation of SpikingJelly has
