@@ -1,80 +1,93 @@
 """What a spiking network costs in energy, by every accounting, beside what it loses.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.energy --data ../shared/data [--only PATTERN ...] [--items 200]
+    OMP_NUM_THREADS=1 python -m benchmarks.energy --data ../shared/data [--only PATTERN ...] [--settings PATTERN ...]
+        [--items 200]
 
-MiniLM on SST-2, DINOv2 on photographs of one fold, SmolLM2 on windows of 256 tokens; calibration and evaluation share no
-item.
+MiniLM on SST-2, DINOv2 on photographs of one fold, SmolLM2 on windows of 256 tokens, and the geometry of ViT-B/16 with
+random weights; calibration, tuning and evaluation share no item.
 Energies are of one batch without padding, by mbe_plugin.energy (docs/energy.md). Rows are written as they are made, to
-results/energy.csv and .md; those of networks that --only leaves out keep their place.
+results/energy.csv and .md, with a figure, energy.png; those that --only or --settings leave out keep their place.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import functools
+import math
+import operator
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from tqdm import tqdm
 
 import mbe_plugin
 from benchmarks._common import RESULTS, markdown_table, provenance, revision, write_csv
-from benchmarks.real import images, language, sentences
+from benchmarks.energy_figure import frontier
+from benchmarks.energy_row import Row, read
+from benchmarks.real import geometry, images, language, sentences
 from benchmarks.real.quality import Converter, rows
 from benchmarks.real.workload import Workload
 from mbe_plugin import MBEConfig, RangeWarning
+from mbe_plugin.analysis.energy.measure import billed, counted
+from mbe_plugin.tuning import MENU
 
-FIRST_SPIKE = {"code": "first_spike", "merge": False, "margin": 0.0}
-AT_LAYERS = (("*:linear", {"dead_zone": 0.1}),)
-SETTINGS = {
+TUNED = "tuned"
+SETTINGS: dict[str, MBEConfig | None] = {
     "default, T = 16": MBEConfig(),
     "default, T = 8": MBEConfig(time_steps=8),
     "default, T = 4": MBEConfig(time_steps=4),
     "every value encoded, T = 8": MBEConfig(time_steps=8, merge=False),
     "every value encoded, T = 4": MBEConfig(time_steps=4, merge=False),
     "every value encoded, T = 2, N = 64": MBEConfig(time_steps=2, identity_bases=64, merge=False),
-    "first spike, T = 16, N = 32": MBEConfig(time_steps=16, identity_bases=32, **FIRST_SPIKE),
-    "first spike, T = 16, N = 32, dead zone 0.1 at layers": MBEConfig(
-        time_steps=16, identity_bases=32, sites=AT_LAYERS, **FIRST_SPIKE
+    "first spike, T = 16, N = 32": MBEConfig(
+        time_steps=16, identity_bases=32, code="first_spike", merge=False
     ),
+    "low energy": MBEConfig.low_energy(),
+    TUNED: None,  # from low energy, for CLOSENESS or PERPLEXITY on batches that are held out
 }
+CLOSENESS = 0.995  # smallest cosine of an item's features
+PERPLEXITY = 0.3  # percent
+# accounting and baseline
+COLUMNS = (
+    ("complete", "float32"),
+    ("complete", "float16"),
+    ("complete", "int8"),
+    ("memory", "float32"),
+    ("memory", "integer"),
+    ("published", "float32"),
+)
 
 
-@dataclass(frozen=True)
-class Row:
-    """One network and setting; loss in points of accuracy or percent of perplexity, shares of the ANN's energy."""
-
-    network: str
-    setting: str
-    items: int
-    measure: str
-    loss: float
-    changed: int
-    minimum_cosine: float
-    complete_float32: float
-    complete_float16: float
-    complete_int8: float
-    published: float
-    commit: str
+def column(accounting: str, baseline: str) -> str:
+    """A Row's name for it."""
+    return accounting if accounting == "published" else f"{accounting}_{baseline}"
 
 
 def main() -> None:
     options = parse()
     warnings.simplefilter("ignore", RangeWarning)  # what lies outside shows in the closeness
     made = {(row.network, row.setting): row for row in read(RESULTS / "energy.csv")}
+    settings = [name for name in SETTINGS if any(fnmatchcase(name, p) for p in options.settings)]
     for load in networks(options):
         workload = load()
-        for row in tqdm(measured(workload), total=len(SETTINGS), desc=workload.network):
+        for row in tqdm(measured(workload, settings), total=len(settings), desc=workload.network):
             made[row.network, row.setting] = row
-            write_csv(RESULTS / "energy.csv", Row, made.values())
-            (RESULTS / "energy.md").write_text(text(list(made.values())), encoding="utf-8")
+            keep(list(made.values()))
+    keep(list(made.values()))
     print(text(list(made.values())))
+
+
+def keep(made: list[Row]) -> None:
+    """The table and the figure."""
+    write_csv(RESULTS / "energy.csv", Row, made)
+    (RESULTS / "energy.md").write_text(text(made), encoding="utf-8")
+    frontier(made, RESULTS / "energy.png")
 
 
 def networks(options: argparse.Namespace) -> Iterator[Callable[[], Workload]]:
@@ -84,6 +97,7 @@ def networks(options: argparse.Namespace) -> Iterator[Callable[[], Workload]]:
         sentences.NETWORK: functools.partial(sentences.sentences, data, "SST-2", items),
         images.NETWORK: functools.partial(images.stamps, data),
         language.NETWORK: functools.partial(language.wikitext, data),
+        geometry.NETWORK: geometry.vit,
     }
     for name, load in loaders.items():
         if any(fnmatchcase(name, pattern) for pattern in options.only):
@@ -96,10 +110,11 @@ def first_part(load: Callable[[], list[Workload]]) -> Workload:
     return replace(workload, parts=workload.parts[:1])
 
 
-def measured(workload: Workload) -> Iterator[Row]:
+def measured(workload: Workload, settings: Sequence[str]) -> Iterator[Row]:
     """A row per setting."""
     convert = Converter(workload.ann)
-    for name, config in SETTINGS.items():
+    for name in settings:
+        config = SETTINGS[name] or tuned(workload)
         [quality] = rows({workload.task: workload}, [(workload.task, config)])
         yield Row(
             network=workload.network,
@@ -110,50 +125,57 @@ def measured(workload: Workload) -> Iterator[Row]:
         )
 
 
+def tuned(workload: Workload) -> MBEConfig:
+    """The least energy at CLOSENESS, or at PERPLEXITY."""
+    batches = workload.tuning or workload.parts[0].calibration
+    if workload.measure == "accuracy":
+        features = operator.itemgetter(1) if workload.network != geometry.NETWORK else None
+        return mbe_plugin.tune(workload.ann, batches, CLOSENESS, outputs=features, progress=True)
+    known, held_out = batches[:2], [batch["input_ids"] for batch in batches[2:3]]
+
+    def loss(network: nn.Module) -> float:
+        with torch.no_grad():
+            return -float(torch.cat([workload.outputs(network, window)[1] for window in held_out]).mean())
+
+    target = loss(workload.ann) - math.log1p(PERPLEXITY / 100)
+    return mbe_plugin.tune(
+        workload.ann, known, target, held_out=batches[2:3], figure=loss, menu=MENU[::2], progress=True
+    )
+
+
 def shares(snn: nn.Module, batch: Any) -> dict[str, float]:
-    """SNN / ANN by each accounting and baseline."""
-    complete = {
-        f"complete_{baseline}": mbe_plugin.energy(snn, batch, baseline=baseline).share
-        for baseline in ("float32", "float16", "int8")
+    """SNN / ANN by each accounting and baseline, and the steps from input to output; of one forward."""
+    found = counted(snn, batch)
+    bills = {
+        column(accounting, baseline): billed(found, accounting, baseline=baseline)
+        for accounting, baseline in COLUMNS
     }
-    return {**complete, "published": mbe_plugin.energy(snn, batch, "published").share}
+    return {**{name: bill.share for name, bill in bills.items()}, "steps": found.latency.steps}
 
 
 def text(made: list[Row]) -> str:
     """Markdown."""
     header = ["network", "setting", "items", "loss", "changed", "minimum cosine"]
-    header += ["complete, float32", "complete, float16", "complete, int8", "published, float32"]
+    header += [*(", ".join(names) for names in COLUMNS), "steps"]
     cells = []
     for row in made:
         loss = f"{row.loss:.2f} {'points' if row.measure == 'accuracy' else '%'}"
-        energies = (row.complete_float32, row.complete_float16, row.complete_int8, row.published)
+        energies = [getattr(row, column(*names)) for names in COLUMNS]
         closeness = f"{row.minimum_cosine:.5f}"
-        percent = [f"{share:.1%}" for share in energies]
-        cells.append([row.network, row.setting, row.items, loss, row.changed, closeness, *percent])
+        percent = ["" if math.isnan(share) else f"{share:.1%}" for share in energies]
+        cells.append(
+            [row.network, row.setting, row.items, loss, row.changed, closeness, *percent, row.steps or ""]
+        )
     return f"""# Energy
 
 The SNN's energy in percent of the ANN's, by accounting and the ANN's precision (docs/energy.md), of one batch without
-padding. 45 nm, M. Horowitz, ISSCC 2014; `published` is our reading of the paper's count, which could not be verified. Every
-operator spikes.
+padding. 45 nm, M. Horowitz, ISSCC 2014; `memory` is our own model after arXiv:2409.08290, `published` our reading of the
+MBE paper's count; neither could be verified. steps: from input to output, windows one after another. Every operator spikes.
 
 {markdown_table(header, cells)}
 
 {provenance()}
 """
-
-
-def read(path: Path) -> list[Row]:
-    """The rows of an earlier run."""
-    if not path.exists():
-        return []
-    kinds = {"items": int, "changed": int} | dict.fromkeys(
-        [name for name, kind in Row.__annotations__.items() if kind == "float"], float
-    )
-    with path.open(newline="", encoding="utf-8") as file:
-        return [
-            Row(**{name: kinds.get(name, str)(value) for name, value in line.items()})
-            for line in csv.DictReader(file)
-        ]
 
 
 def parse() -> argparse.Namespace:
@@ -164,6 +186,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=default, help="default: ../shared/data")
     parser.add_argument(
         "--only", nargs="+", default=["*"], metavar="PATTERN", help="shell patterns on names of networks"
+    )
+    parser.add_argument(
+        "--settings", nargs="+", default=["*"], metavar="PATTERN", help="shell patterns on names of settings"
     )
     parser.add_argument("--items", type=int, default=200, help="sentences (%(default)s)")
     return parser.parse_args()

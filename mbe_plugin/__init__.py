@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from mbe_plugin.neuron import Tables
     from mbe_plugin.node import MBENode
     from mbe_plugin.recording import Recording, SpikeCounts, count_spikes, record
+    from mbe_plugin.tuning import tune
 
 __version__ = "0.1.0"
 
@@ -77,6 +78,7 @@ __all__ = [
     "reset_counts",
     "save",
     "set_backend",
+    "tune",
     "unregister",
 ]
 
@@ -95,6 +97,7 @@ _NAMES = {
     "neuron": "Tables",
     "node": "MBENode",
     "recording": "Recording SpikeCounts count_spikes record",
+    "tuning": "tune",
 }
 _HOME = {name: room for room, names in _NAMES.items() for name in names.split()}
 _MODULES = ("snntorch",)  # short imports of hosts

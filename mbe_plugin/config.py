@@ -14,11 +14,11 @@ Family = Literal["routed", "published"]
 Code = Literal["binary", "first_spike"]
 Scale = Literal["auto", "element", "token", "channel", "tensor"]
 LinearInputs = Literal["spiking", "analogue"]
-Simulation = Literal["closed", "steps"]
+Simulation = Literal["closed", "steps", "events"]
 Gradient = Literal["surrogate", "slope"]
 Backend = Literal["auto", "torch", "numba", "triton", "cupy"]
 
-SITE_OVERRIDES = ("time_steps", "bases", "identity_bases", "code", "scale", "dead_zone")
+SITE_OVERRIDES = ("time_steps", "bases", "identity_bases", "code", "scale", "dead_zone", "center")
 STATIC_SCALES: tuple[Scale, ...] = ("channel", "tensor")
 CONFIG_VERSION = 1
 
@@ -57,11 +57,16 @@ class MBEConfig:
     code, which sends no exponent, 'tensor'.
     dead_zone: of an encoded activation, values smaller than this share of the root mean square that calibration saw there
     send nothing, neither spike nor exponent, and read 0. (Attention weights, role 'weights', have none: T is theirs.)
+    center: the train of a layer's input spells its distance to each channel's calibrated median, a constant that the
+    layer's bias takes in, so that common values, such as a GELU's -0.1, fall into the dead zone. For layers with weights
+    whose scale is 'tensor' or 'channel'; elsewhere False is meant.
     linear_inputs: 'spiking', or 'analogue' to leave the inputs of linear layers, convolutions and Fourier transforms
     unencoded.
     merge: use trains that are there already: a unary neuron's feeds the next product, and a product's pairs of spikes
     (LayerNorm, softmax, attention, gates) feed the next weights, without encoding the value again.
-    simulate: 'closed' or 'steps' (every step loop is run); both give the same spikes.
+    simulate: 'closed', 'steps' (every step loop is run) or 'events' (and every event is delivered on its own: it adds its
+    amount times a row of weights to the outputs that it reaches; slow, without gradients); all give the same spikes for
+    the same inputs.
     backend: whose kernels compute the neurons' decoded values; the spikes are the same. 'auto' takes 'numba' on the CPU
     where Numba is installed, else 'torch'; see MBENode. Files hold it as a wish: where it cannot run, load() takes 'auto'.
     gradient: what the backward pass takes for a neuron's derivative: 'surrogate' (the step loop's, with a surrogate for the
@@ -69,8 +74,8 @@ class MBEConfig:
     strict: refuse a model in which an operator on activations is neither spiking nor exact by design.
     margin: how far beyond the recorded range a neuron is fitted, as a share of the range.
     include, exclude: shell patterns on site names; sites not included, or excluded, stay exact and are reported.
-    sites: ((pattern, {name: value}), ...) with time_steps, bases, identity_bases, code, scale or dead_zone; the last match
-    wins. A pattern meets a site's name, or 'site|role' for one of its neurons, such as '*:layer_norm|deviation'.
+    sites: ((pattern, {name: value}), ...) with time_steps, bases, identity_bases, code, scale, dead_zone or center; the
+    last match wins. A pattern meets a site's name, or 'site|role' for one of its neurons, such as '*:layer_norm|deviation'.
 
     Raises ValueError for a value outside these.
     """
@@ -82,6 +87,7 @@ class MBEConfig:
     code: Code = "binary"
     scale: Scale = "auto"
     dead_zone: float = 0.0
+    center: bool = False
     linear_inputs: LinearInputs = "spiking"
     merge: bool = True
     simulate: Simulation = "closed"
@@ -113,6 +119,7 @@ class MBEConfig:
             )
         _resolved("MBEConfig", self.code, self.scale)
         _check_dead_zone(self.dead_zone)
+        _check_center(self.center)
         if not 0 <= self.margin < 100:
             raise ValueError(f"margin must be a share of the range, 0 or more, got {self.margin}")
         for name in ("include", "exclude"):
@@ -133,6 +140,22 @@ class MBEConfig:
     def published(cls, **changes: Any) -> MBEConfig:
         """The published method: N = 8 parallel bases, ranges fixed per tensor, Linear inputs spiking."""
         return cls(**{"family": "published", "bases": 8, "scale": "tensor", "merge": False, **changes})
+
+    @classmethod
+    def low_energy(cls, **changes: Any) -> MBEConfig:
+        """One event per value: first spikes, precise where events meet events, sparse where they meet weights."""
+        layers = ("*|encoders.*", {"time_steps": 16, "identity_bases": 32})
+        fine = {"time_steps": 16, "identity_bases": 128}
+        between = tuple(
+            (f"*|{role}", fine) for role in ("deviation", "query", "key", "value", "weights", "mixed")
+        )
+        chosen = {
+            "time_steps": 8,
+            "code": "first_spike",
+            "merge": False,
+            "sites": (layers, *between),
+        }
+        return cls(**{**chosen, **changes})
 
     def keeps_exact(self, site: str) -> bool:
         """Whether include and exclude leave this site exact."""
@@ -206,6 +229,8 @@ def _check_overrides(pattern: str, overrides: Mapping[str, Any]) -> None:
         check_bases(overrides["bases"])
     if "identity_bases" in overrides:
         _check_identity_bases(overrides["identity_bases"])
+    if "center" in overrides:
+        _check_center(overrides["center"])
     if "dead_zone" in overrides:
         _check_dead_zone(overrides["dead_zone"])
     for name, kind in (("code", Code), ("scale", Scale)):
@@ -217,6 +242,11 @@ def _check_dead_zone(share: Any) -> None:
     number = isinstance(share, (int, float)) and not isinstance(share, bool)
     if not (number and 0 <= share < 100):
         raise ValueError(f"dead_zone must be a share of the root mean square, 0 or more, got {share!r}")
+
+
+def _check_center(center: Any) -> None:
+    if not isinstance(center, bool):
+        raise ValueError(f"center must be True or False, got {center!r}")
 
 
 def _check_identity_bases(bases: int) -> None:

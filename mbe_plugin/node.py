@@ -290,6 +290,31 @@ class MBENode(base.MemoryModule):
             sent = sent & where
         return torch.where(sent, spikes, 0.0), (side & sent).to(torch.float32)
 
+    def event_slots(self, x: Tensor) -> tuple[list[tuple[int, Tensor, Tensor]], Tensor]:
+        """Every event of x [...], by the step loop: slots in the order of time, and what is read without any event.
+
+        A slot is (step, which elements send, what that adds to their decoded value), [...] each: first the side event, then
+        the spikes of each step, of every basis that an element drives. What elements read that send nothing is 0, but for
+        infinities and NaN.
+        """
+        _check_floating(x)
+        work = x.detach().to(compute_dtype(x))
+        reduced, exponent, active = self._split(work)
+        p = self._prepared(work)
+        bank = p.bank(reduced)
+        constant = (p.bias[0] if bank is None else p.bias[bank]).expand(work.shape)
+        sends = torch.ones_like(work, dtype=torch.bool) if active is None else active
+        found = [(0, sends if exponent is not None else constant != 0, constant)]
+        for place, spikes in steps.trains(reduced, p):
+            row = p.rows(bank, place)
+            for t, spike in enumerate(spikes):
+                adds = steps.weigh(torch.ones_like(work), t, row, p)
+                found.append((t, (spike > 0) & sends, adds))
+        if exponent is not None:
+            found = [(t, fired, self.reduction.scale(adds, exponent)) for t, fired, adds in found]
+        rest = self._restore(torch.zeros_like(work), exponent, active, work)
+        return sorted(found, key=lambda slot: slot[0]), rest
+
     def _decode(self, work: Tensor) -> Tensor:
         if not _differentiable(work):
             return self._value(work)

@@ -501,3 +501,30 @@ def test_a_compiled_forward_is_refused() -> None:
     for counting in (record(snn, deliveries=True), told(Ledger())):
         with torch.no_grad(), counting, pytest.raises(torch._dynamo.exc.Unsupported, match=message):
             compiled(tokens())
+
+
+def test_attention_in_turns_delivers_what_it_delivers_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Into weights, too: pairs that have been put together are pairs, with the row's factor that they had."""
+    q = with_zeros(2, 5, WIDTH)
+    snn = convert(
+        Calling(lambda m, q: m.fc(F.scaled_dot_product_attention(q, q, q))), [q], MBEConfig(time_steps=4)
+    )
+    found = []
+    for rows in (1 << 24, 24):
+        monkeypatch.setattr("mbe_plugin.operators.softmax.MOST_SCORES", rows)
+        with torch.no_grad(), record(snn, deliveries=True) as rec:
+            snn(q)
+        found.append({key: (d.spikes, d.side) for key, d in (rec.deliveries or {}).items()})
+    assert found[0] == found[1]
+    assert {function for _, function in found[0]} == {"matmul", "sum", "mul", "linear"}
+
+
+def test_rows_with_factors_of_their_own_that_one_output_sums() -> None:
+    """addbmm sums over the batch: no factor of a row can wait for the sum."""
+    weights = torch.randn(3, WIDTH, 5)
+    x = with_zeros(3, 4, WIDTH)
+    model = Calling(lambda m, x: torch.addbmm(torch.zeros(()), F.layer_norm(x, (WIDTH,)), weights))
+    deliveries, sent = counted(convert(model, [x], MBEConfig(time_steps=4)), x)
+    deviation, root = sent["(root):layer_norm", "deviation"], sent["(root):layer_norm", "rsqrt"]
+    found = deliveries["(root):addbmm(a,w)", "addbmm"]
+    assert (found.spikes, found.side) == plus(both(lambda d, r: 5 * d * r, deviation, root))

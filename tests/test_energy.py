@@ -246,9 +246,9 @@ def test_costs_can_be_replaced_and_are_checked() -> None:
 def test_what_it_refuses() -> None:
     snn = small(merge=True)
     with pytest.raises(
-        ValueError, match=r"accounting must be one of .*'complete', 'published'.*, got 'memory'"
+        ValueError, match=r"accounting must be one of .*'complete', 'memory', 'published'.*, got 'honest'"
     ):
-        energy(snn, X, "memory")
+        energy(snn, X, "honest")
     with pytest.raises(
         ValueError, match=r"baseline must be one of .*'float32', 'float16', 'int8'.*, got 'fp4'"
     ):

@@ -48,6 +48,7 @@ PUBLIC = [
     "reset_counts",
     "save",
     "set_backend",
+    "tune",
     "unregister",
 ]
 # each needs what only one generation of SpikingJelly has

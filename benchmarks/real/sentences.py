@@ -22,7 +22,7 @@ FILES = {
     "MR": ("mr/all.txt", None),
     "Subj": ("subj/all.txt", None),
 }
-TRAINING, CALIBRATION, BATCH, COUNTED = 2000, 32, 32, 64
+TRAINING, CALIBRATION, BATCH, COUNTED, TUNING = 2000, 32, 32, 64, 128
 
 
 def sentences(data: Path, task: str, limit: int, fitted: bool = True) -> list[Workload]:
@@ -51,7 +51,8 @@ def sentences(data: Path, task: str, limit: int, fitted: bool = True) -> list[Wo
     unpadded = equal_length_batches(tokenizer, [text for _, text in found.test[:COUNTED]], BATCH)
     counted = [(batch, batch["input_ids"].numel()) for batch in unpadded]
     parts = [Part(batches(found.train[:CALIBRATION], 8)[0], held_out)]
-    return [Workload(NETWORK, task, "accuracy", ann, parts, outputs, figures, counted, few=2)]
+    tuning = batches(found.train[:TUNING], 8)[0]
+    return [Workload(NETWORK, task, "accuracy", ann, parts, outputs, figures, counted, few=2, tuning=tuning)]
 
 
 def outputs(network: nn.Module, batch: dict[str, Any]) -> Tensors:

@@ -27,6 +27,7 @@ class Workload:
     outputs(network, batch): what is kept, items first: the features [n, C] whose closeness is measured, then what
     figures(exact, spiking) needs of both networks. counted: batches without padding, to count spikes on, each with its
     number of tokens or patches. few: how many evaluation batches the published family gets, which takes minutes for each.
+    tuning: batches for mbe_plugin.tune, none of which is evaluated on; the first part's calibration if there are none.
     """
 
     network: str
@@ -38,3 +39,4 @@ class Workload:
     figures: Callable[[Tensors, Tensors], Row]
     counted: Sequence[tuple[Any, int]]
     few: int
+    tuning: Sequence[Any] = ()

@@ -13,7 +13,8 @@ from mbe_plugin.conversion import Conversion
 from mbe_plugin.conversion.audit import BLIND_SPOTS
 from mbe_plugin.conversion.following.routed import CONTAINER
 from mbe_plugin.errors import ConversionError
-from mbe_plugin.operators import CalibratedNode, SpikingOperator
+from mbe_plugin.operators import CalibratedNode, SharedScaleNode, SpikingOperator
+from mbe_plugin.recording import Latency
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class NeuronReport:
 
     site is whose neuron it is: another's, where both read the same tensor and share one train. code is what its trains
     spell: 'binary' digits, the time of a 'first_spike' or, with other tables, weights that are 'free'. Inputs smaller than
-    dead_zone send nothing.
+    dead_zone send nothing; if centered, low, high and dead_zone are of the distance to each channel's median.
     spikes and exponents are per element, on the first calibration batch. Of the values seen since the conversion (or the
     last reset_counts), outside is the share outside [low, high] that lost accuracy by it, NaN and infinities among them;
     beyond, the share outside [low, high] that the range reduction decoded as accurately.
@@ -39,6 +40,7 @@ class NeuronReport:
     low: float
     high: float
     dead_zone: float
+    centered: bool
     fit_error: float
     spikes: float
     exponents: float
@@ -65,6 +67,7 @@ class Report:
     without_activation: in how many modules a nonlinear function met values that are no activations, and stayed exact.
     spikes, exponents: of the first calibration batch; estimated from 65,536 elements of each call where there were more.
     unchecked: products with weights whose other operand was taken for a constant although it was seen only once.
+    latency: of the first calibration batch; None for a network that was saved before this was measured.
     """
 
     sites: tuple[SiteReport, ...]
@@ -80,6 +83,7 @@ class Report:
     spikes: int
     exponents: int
     estimated: bool = False
+    latency: Latency | None = None
 
     def summary(self) -> str:
         """A few lines."""
@@ -93,6 +97,7 @@ class Report:
             f"first calibration batch: {'about ' if self.estimated else ''}{self.spikes:,} spikes, "
             f"mean firing rate {self.firing_rate:.1%}, "
             f"{self.exponents:,} exponents sent",
+            f"latency: {self.latency.summary() if self.latency else 'not measured when this network was made'}",
             f"encoded activations, {_sent([n for n in neurons if n.function == 'identity'])}",
             f"outside the calibrated ranges since then: {outside:,.0f} of {seen:,} values; "
             f"beyond the recorded range, as accurate there: {beyond:,.0f}",
@@ -188,6 +193,7 @@ def _sent(neurons: list[NeuronReport]) -> str:
     """What the identities send, and how many of them."""
     kinds = Counter(
         f"{_TRAINS[n.code]}, {_BESIDE.get(n.scale, 'nothing beside')}{', none in a dead zone' if n.dead_zone else ''}"
+        f"{', of the distance to the channel median' if n.centered else ''}"
         for n in neurons
     )
     return "; ".join(f"{count} neurons: {kind}" for kind, count in kinds.most_common()) or "none"
@@ -217,6 +223,7 @@ def report(snn: nn.Module) -> Report:
         spikes=spikes.total if spikes else 0,
         exponents=spikes.exponents if spikes else 0,
         estimated=spikes.estimated if spikes else False,
+        latency=conversion.latency,
     )
 
 
@@ -253,6 +260,7 @@ def _neuron_report(role: str, node: CalibratedNode, conversion: Conversion) -> N
         low=low,
         high=high,
         dead_zone=node.dead_zone,
+        centered=isinstance(node, SharedScaleNode) and node.centered,
         fit_error=node.fit_error,
         spikes=counted.per_element if counted else 0.0,
         exponents=counted.exponents / max(counted.elements, 1) if counted else 0.0,

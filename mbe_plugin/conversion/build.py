@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mbe_plugin.config import MBEConfig
+from mbe_plugin.config import STATIC_SCALES, MBEConfig
 from mbe_plugin.conversion.sites import Site
 from mbe_plugin.conversion.vocabulary.catalogue import WEIGHTLESS, scalar_of
 from mbe_plugin.fitting import FUNCTIONS, Fit, fit, library
@@ -128,7 +128,7 @@ class NeuronBuilder:
             return self._weight(role)
         if function == "identity":
             node = self._identity(role, statistics)
-            node.dead_zone = _float32(self._setting(role, "dead_zone") * statistics.root_mean_square)
+            node.dead_zone = dead_zone_of(self._setting(role, "dead_zone"), statistics)
             return node
         size = self._setting(role, "time_steps"), self._setting(role, "bases")
         if function in _REDUCED:
@@ -142,16 +142,16 @@ class NeuronBuilder:
 
     def _weight(self, role: str) -> nn.Module:
         """By first spikes: what is below 2^-T sends nothing. In the binary code the 2^x neuron's own train serves."""
-        _, time_steps, bases, code, _ = self.identity_settings(role)
+        *_, time_steps, bases, code, _ = self.identity_settings(role)
         if code != "first_spike":
             return nn.Identity()
         one = torch.zeros((), dtype=torch.int32)  # as a binary exponent
         return SharedScaleNode(first_spike_tables(time_steps, bases), "tensor", one, -1.0, 1.0)
 
     def identity_settings(self, role: str) -> tuple[Any, ...]:
-        """What decides how an identity in this role sends: dead zone, time steps, bases, code, scale."""
-        size = self._setting(role, "time_steps"), self._setting(role, "identity_bases")
-        return self._setting(role, "dead_zone"), *size, *self.config.encoding(self.site.name, role)
+        """What decides how an identity in this role sends: dead zone, center, time steps, bases, code, scale."""
+        names = ("dead_zone", "center", "time_steps", "identity_bases")
+        return *(self._setting(role, name) for name in names), *self.config.encoding(self.site.name, role)
 
     def _setting(self, role: str, name: str) -> Any:
         return self.config.setting(self.site.name, name, role)
@@ -169,7 +169,7 @@ class NeuronBuilder:
         return fit(known, domain, *size, samples=samples)
 
     def _identity(self, role: str, statistics: Statistics) -> CalibratedNode:
-        _, time_steps, bases, code, scale = self.identity_settings(role)
+        _, centered, time_steps, bases, code, scale = self.identity_settings(role)
         if self.config.family == "published":
             low, high = _widened(statistics, 0.0, FUNCTIONS["identity"].scalar)
             found = fit("identity", (low, high), time_steps, bases, family="published")
@@ -180,23 +180,26 @@ class NeuronBuilder:
         if scale == "channel" and not (linear and statistics.channels is not None):
             scale = "tensor" if code == "first_spike" else "token"
         if scale != "element":
-            limit = statistics.magnitude * (1 + self.config.margin)
+            center = statistics.medians if centered and linear and scale in STATIC_SCALES else None
             reach = statistics.channels if scale == "channel" else torch.tensor(statistics.magnitude)
             assert reach is not None
-            exponents = binary_exponent((reach.float() * (1 + self.config.margin)).clamp_min(1e-30))
-            limit = 1.0 if scale == "channel" else limit
+            if center is not None:
+                furthest = (statistics.channels if statistics.channels is not None else reach) + center.abs()
+                reach = furthest if scale == "channel" else furthest.max()
+            reach = reach.float() * (1 + self.config.margin)
+            limit = 1.0 if scale == "channel" else reach.item()
             tables_of = first_spike_tables if code == "first_spike" else shared_scale_tables
-            tables = tables_of(time_steps, bases)
-            return SharedScaleNode(tables, scale, exponents, -limit, limit)
+            exponents = binary_exponent(reach.clamp_min(1e-30))
+            return SharedScaleNode(tables_of(time_steps, bases), scale, exponents, -limit, limit, center)
         limit = 2 * statistics.magnitude
         tables = identity_tables(time_steps, bases)
         error = 2.0**-time_steps / bases
         return CalibratedNode(tables, "identity", -limit, limit, "identity", error)
 
 
-def _float32(value: float) -> float:
-    """The nearest float32 number, which every input is compared with in float32 or float64."""
-    return torch.tensor(value, dtype=torch.float32).item()
+def dead_zone_of(share: float, statistics: Statistics) -> float:
+    """Below which value a neuron is silent: a float32 number, which every input is compared with in float32 or float64."""
+    return torch.tensor(share * statistics.root_mean_square, dtype=torch.float32).item()
 
 
 _TURNED = ("log2", "sin")  # their operators bring every input into the interval

@@ -16,6 +16,7 @@ from mbe_plugin.conversion.batches import device_of
 from mbe_plugin.conversion.build import NeuronBuilder
 from mbe_plugin.conversion.following.comparison import root_ratio, seeded, squared_error
 from mbe_plugin.conversion.following.frames import ModuleSites, watched_by
+from mbe_plugin.conversion.following.waits import Waits
 from mbe_plugin.conversion.following.walk import Router
 from mbe_plugin.conversion.marks import holds_numbers, tensors_of
 from mbe_plugin.conversion.network import Conversion, attach, install_copy
@@ -175,8 +176,10 @@ def audit(
         count_spikes(work, SPIKES_LOOKED_AT) as conversion.spikes,
         Audit(inputs) as watching,
         watched_by(Router(watch, watching.follow)),
+        Waits() as waits,
     ):
-        work(*args, **kwargs)
+        out = work(*args, **kwargs)
+    conversion.latency = waits.latency(out, conversion.spikes)
     tell("auditing, sites", spiking, spiking)
     conversion.local_errors = {site: root_ratio(found) for site, found in squares.items()}
     return watching.findings

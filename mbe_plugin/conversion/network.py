@@ -23,7 +23,7 @@ from mbe_plugin.errors import ConversionError
 from mbe_plugin.fitting.functions import Scalar
 from mbe_plugin.operators import CalibratedNode, SpikingOperator
 from mbe_plugin.operators.neuron import RangeNotice
-from mbe_plugin.recording import Recording
+from mbe_plugin.recording import Latency, Recording
 
 
 @dataclass
@@ -38,6 +38,7 @@ class Conversion:
         default_factory=dict
     )  # site -> relative error on the audit's batch
     spikes: Recording | None = None  # of the audit's batch
+    latency: Latency | None = None  # the same; None for a network that was saved before this was measured
     batches: int = 0
     # as in Calibration:
     inputs: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -118,8 +119,8 @@ def attach(
             container[site.key] = operator
             operator.site = site.name
             for role, node in operator.neurons():
-                node.simulate, node.gradient, node.notice = config.simulate, config.gradient, notice
-                node.backend = config.backend
+                node.simulate = "steps" if config.simulate == "steps" else "closed"
+                node.gradient, node.backend, node.notice = config.gradient, config.backend, notice
                 if not node.site:
                     node.site, node.role = site.name, role
         if site.unit is not None:
@@ -128,7 +129,7 @@ def attach(
             owner.operators[site.label] = operator
     notice.nodes = [m for m in container.modules() if isinstance(m, CalibratedNode)]
     for owner in modules.values():
-        owner.notice = notice
+        owner.notice, owner.by_events = notice, config.simulate == "events"
     for path, marks in conversion.inputs.items():
         modules[path].inputs = dict(marks)
     for path, begun in conversion.origins.items():

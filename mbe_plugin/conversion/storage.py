@@ -31,7 +31,7 @@ from mbe_plugin.neuron.tables import TABLE_FIELDS, Tables
 from mbe_plugin.node import BUFFER_OF
 from mbe_plugin.operators import CalibratedNode, SharedScaleNode, SpikingOperator, Statistics
 from mbe_plugin.operators.softmax import WEIGHT
-from mbe_plugin.recording import NeuronEvents, Recording
+from mbe_plugin.recording import Latency, NeuronEvents, Recording
 
 FORMAT = 3
 TENSORS, DESCRIPTION = "mbe.safetensors", "mbe.json"
@@ -67,6 +67,7 @@ def save(snn: nn.Module, folder: str | Path) -> None:
         "local_errors": conversion.local_errors,
         "batches": conversion.batches,
         "spikes": _spikes_as_list(conversion.spikes),
+        "latency": asdict(conversion.latency) if conversion.latency else None,
     }
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=1))
 
@@ -99,6 +100,7 @@ def load(
         local_errors=description["local_errors"],
         batches=description["batches"],
         spikes=_spikes_from_list(description["spikes"]),
+        latency=_latency_from_dict(description.get("latency")),
         inputs=description["inputs"],
         origins=description["origins"],
         unchecked=description["unchecked"],
@@ -157,6 +159,7 @@ def _neurons_of(snn: nn.Module, conversion: Conversion) -> tuple[dict[str, Any],
                 "function": node.function,
                 "fit_error": node.fit_error,
                 "dead_zone": node.dead_zone,
+                "centered": isinstance(node, SharedScaleNode) and node.centered,
                 "scale": node.scale,
                 "simulate": node.simulate,
                 "site": node.site,
@@ -187,7 +190,9 @@ def _node(key: str, d: dict[str, Any], buffers: dict[str, Tensor]) -> Calibrated
     tables = Tables(**numbers, mirrored=d["mirrored"], octaves=d["octaves"])
     low, high = buffers["calibrated"].tolist()
     if d["kind"] == SharedScaleNode.__name__:
-        node: CalibratedNode = SharedScaleNode(tables, d["scale"], buffers["exponents"], low, high)
+        node: CalibratedNode = SharedScaleNode(
+            tables, d["scale"], buffers["exponents"], low, high, buffers["center"] if d["centered"] else None
+        )
     else:
         node = CalibratedNode(tables, d["reduction"], low, high, d["function"], d["fit_error"])
     node.simulate, node.site, node.role = d["simulate"], d["site"], d["role"]
@@ -272,6 +277,10 @@ def _site_from_dict(d: dict[str, Any]) -> Site:
 def _spikes_as_list(spikes: Recording | None) -> list[Any]:
     found = spikes.neurons if spikes else {}
     return [[*key, n.counts.tolist(), n.bases_per_element, *n.tally.tolist()] for key, n in found.items()]
+
+
+def _latency_from_dict(d: dict[str, Any] | None) -> Latency | None:
+    return None if d is None else Latency(**{**d, "path": tuple(d["path"])})
 
 
 def _spikes_from_list(rows: list[Any]) -> Recording:

@@ -28,6 +28,7 @@ from mbe_plugin.operators.ranges import RangeNotice, ends_of, hold, outside
 
 SAMPLES_PER_CALL = 8192
 SAMPLES_KEPT = 65536
+ROWS_PER_CALL = 128
 COUNTERS = ("seen", "outside", "beyond")
 
 
@@ -60,6 +61,8 @@ class Statistics:
     high: float = float("-inf")
     count: int = 0
     channels: Tensor | None = None  # largest magnitude per entry of the contracted dimension
+    medians: Tensor | None = None  # per entry of that dimension, the mean over calls of a call's median
+    calls: int = 0
     samples: list[Tensor] = field(default_factory=list)
 
     @property
@@ -97,6 +100,7 @@ class Statistics:
         self.low, self.high = min(self.low, low), max(self.high, high)
         if dim is not None and where is None and values.dim():
             self._update_channels(torch.maximum(highs, -lows).float().cpu(), first=self.count == 0)
+            self._update_medians(_medians(values, dim), first=self.count == 0)
         self.count += count
         self.samples.append(spread(values, where, SAMPLES_PER_CALL).to("cpu", torch.float32, copy=True))
         if sum(s.numel() for s in self.samples) > SAMPLES_KEPT:
@@ -109,6 +113,22 @@ class Statistics:
             self.channels = torch.maximum(self.channels, largest)
         else:
             self.channels = None
+
+    def _update_medians(self, found: Tensor, *, first: bool) -> None:
+        self.calls += 1
+        if first:
+            self.medians = found
+        elif self.medians is not None and self.medians.shape == found.shape:
+            self.medians = self.medians + (found - self.medians) / self.calls
+        else:
+            self.medians = None
+
+
+def _medians(values: Tensor, dim: int) -> Tensor:
+    """Per entry of dim, of at most ROWS_PER_CALL rows; float32 on the CPU."""
+    rows = values.movedim(dim, -1).reshape(-1, values.shape[dim])
+    some = rows[:: max(-(-len(rows) // ROWS_PER_CALL), 1)]
+    return some.float().median(dim=0).values.cpu()
 
 
 def _ends(values: Tensor, where: Tensor | None, dim: int | None) -> tuple[Tensor, Tensor]:
@@ -351,16 +371,28 @@ class SharedScaleNode(CalibratedNode):
     The tables live on magnitudes [0, 1), routed by binary exponent, or by mantissa in the first-spike code; a value at or
     above the shared scale saturates. With 'channel', ``calibrated`` is [-1, 1], in units of each channel's scale, so that
     what saturates in a small channel is counted although a large one would hold it. With 'token' nothing finite
-    saturates, so what calibration did not see is ``beyond`` its range and never ``outside``.
+    saturates, so what calibration did not see is ``beyond`` its range and never ``outside``. With ``center`` [C] the train
+    spells the distance to a constant per channel, which the layer's bias takes in; range and dead zone are of the distance.
     """
 
     exponents: Tensor
+    center: Tensor
 
-    def __init__(self, tables: Tables, scale: str, exponents: Tensor, low: float, high: float) -> None:
+    def __init__(
+        self,
+        tables: Tables,
+        scale: str,
+        exponents: Tensor,
+        low: float,
+        high: float,
+        center: Tensor | None = None,
+    ) -> None:
         reduction, error = ("clip", 1 / tables.bases) if tables.octaves else ("none", 2.0**-tables.time_steps)
         super().__init__(tables, reduction, low, high, "identity", error)
         self.shared = scale
         self.register_buffer("exponents", exponents)
+        self.register_buffer("center", torch.zeros(()) if center is None else center)
+        self.centered = center is not None
 
     @property
     def scale(self) -> str:
@@ -369,13 +401,14 @@ class SharedScaleNode(CalibratedNode):
 
     def forward(self, x: Tensor, dim: int = -1, where: Tensor | None = None) -> Tensor:
         """Decoded value of x, scaled along ``dim``, the contracted dimension."""
-        if self.spike_listener is None and self._passes_once(x) and x.is_contiguous():
+        alone = self.spike_listener is None and not self.centered
+        if alone and self._passes_once(x) and x.is_contiguous():
             return self._scaled_in_one_pass(x, dim, where)
         reduced, exponent = self.scaled(x, dim)
-        self.count_range(reduced if self.shared == "channel" else x, where)
+        self.count_range(reduced if self.shared == "channel" else self.distance(x, dim), where)
         if self.spike_listener is not None:
             self.spike_listener(reduced, where, exponent, None)
-        return scale_by_power_of_two(self.single_step_forward(reduced), exponent).to(x.dtype)
+        return self._restored(self.single_step_forward(reduced), exponent, dim).to(x.dtype)
 
     def _scaled_in_one_pass(self, x: Tensor, dim: int, where: Tensor | None) -> Tensor:
         """forward(x, dim, where) where _passes_once(x), for contiguous x and without a listener."""
@@ -393,18 +426,33 @@ class SharedScaleNode(CalibratedNode):
     def decoded(self, x: Tensor, dim: int = -1) -> Tensor:
         """See CalibratedNode."""
         reduced, exponent = self.scaled(x, dim)
-        return scale_by_power_of_two(self.single_step_forward(reduced), exponent).to(x.dtype)
+        return self._restored(self.single_step_forward(reduced), exponent, dim).to(x.dtype)
 
     def sequence(self, x: Tensor, dim: int = -1, where: Tensor | None = None) -> Tensor:
-        """See CalibratedNode; the shared scale is inside the values."""
+        """See CalibratedNode; the shared scale is inside the values, the center in the first step's."""
         reduced, exponent = self.scaled(x, dim)
-        return scale_by_power_of_two(self.weighted_spikes(reduced), exponent).to(x.dtype)
+        weighted = scale_by_power_of_two(self.weighted_spikes(reduced), exponent)
+        if self.centered:
+            weighted = torch.cat([weighted[:1] + self.center_along(x.dim(), dim), weighted[1:]])
+        return weighted.to(x.dtype)
 
     def scaled(self, x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-        """x in units of its scale, with 0 for the dead zone, and the scale's exponent."""
-        work = self.without_dead_zone(x.to(compute_dtype(x)))
+        """x less the center, in units of its scale, with 0 for the dead zone; and the scale's exponent."""
+        work = self.without_dead_zone(self.distance(x.to(compute_dtype(x)), dim))
         exponent = self._exponent(work, dim)
         return scale_by_power_of_two(work, -exponent), exponent
+
+    def distance(self, x: Tensor, dim: int) -> Tensor:
+        """x less the center."""
+        return x - self.center_along(x.dim(), dim) if self.centered else x
+
+    def center_along(self, dims: int, dim: int) -> Tensor:
+        """The center in a shape of so many dimensions, along dim."""
+        return self._along(self.center, dims, dim)
+
+    def _restored(self, y: Tensor, exponent: Tensor, dim: int) -> Tensor:
+        y = scale_by_power_of_two(y, exponent)
+        return y + self.center_along(y.dim(), dim) if self.centered else y
 
     def accurate_range(self, dtype: torch.dtype) -> tuple[Any, Any] | None:
         """See CalibratedNode; with 'tensor' up to the scale, which is a power of two above the range."""
@@ -420,6 +468,11 @@ class SharedScaleNode(CalibratedNode):
             return binary_exponent(work.abs().amax(dim=dim, keepdim=True))
         if self.shared == "tensor" or work.dim() == 0:
             return self.exponents
-        shape = [1] * work.dim()
+        return self._along(self.exponents, work.dim(), dim)
+
+    @staticmethod
+    def _along(values: Tensor, dims: int, dim: int) -> Tensor:
+        """Values [C], one per entry of dim, in a shape that broadcasts."""
+        shape = [1] * dims
         shape[dim] = -1
-        return self.exponents.reshape(shape)
+        return values.reshape(shape)

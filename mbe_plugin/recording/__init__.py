@@ -2,10 +2,13 @@
 
 from mbe_plugin.recording.amplitudes import Amplitudes
 from mbe_plugin.recording.deliveries import Deliveries, Delivery, Ledger, SiteCall, open_ledgers, told
+from mbe_plugin.recording.event_lists import EventList, sum_of
 from mbe_plugin.recording.events import NeuronEvents, Recording
+from mbe_plugin.recording.latency import Latency, NeuronCall, latency_of
+from mbe_plugin.recording.listing import events_of, exponents_of
 from mbe_plugin.recording.looking import looking, refuse_compiled
 from mbe_plugin.recording.record import count_spikes, record
-from mbe_plugin.recording.sent import Sent, sent_by
+from mbe_plugin.recording.sent import Sent, joined, sent_by
 from mbe_plugin.recording.trains import Train
 
 SpikeCounts = Recording
@@ -14,7 +17,10 @@ __all__ = [
     "Amplitudes",
     "Deliveries",
     "Delivery",
+    "EventList",
+    "Latency",
     "Ledger",
+    "NeuronCall",
     "NeuronEvents",
     "Recording",
     "Sent",
@@ -22,10 +28,15 @@ __all__ = [
     "SpikeCounts",
     "Train",
     "count_spikes",
+    "events_of",
+    "exponents_of",
+    "joined",
+    "latency_of",
     "looking",
     "open_ledgers",
     "record",
     "refuse_compiled",
     "sent_by",
+    "sum_of",
     "told",
 ]

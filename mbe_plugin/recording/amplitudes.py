@@ -41,22 +41,22 @@ POWERS_OF_TWO = Amplitudes()
 
 def amplitudes_of(node: CalibratedNode) -> Amplitudes:
     """The amplitudes of a neuron's events: weight x intensity of its spikes, and the constants of its banks."""
-    spikes, constants = node.w * node.d, _mantissas(node.bias)
-    values = torch.cat([_mantissas(spikes), constants]).unique()
-    values = values[values != 0.5]
-    of_a_basis = max(_mantissas(column).numel() for column in spikes.T)
+    spikes, constants = _mantissas(node.w * node.d), _mantissas(node.bias)
+    values = torch.cat([spikes.flatten(), constants]).unique()
+    values = values[(values != 0) & (values != 0.5)]
     gaps = values.diff()
     spaced = bool((gaps == gaps[:1]).all())
+    ordered = spikes.sort(dim=0).values
+    of_a_basis = int((ordered.diff(dim=0) != 0).sum(dim=0).max()) + 1
     return Amplitudes(
         levels=values.numel(),
         spaced=spaced,
         small=spaced and values.numel() <= SMALL,
-        per_element=node.bases_per_element * of_a_basis + bool(constants.numel()),
+        per_element=node.bases_per_element * of_a_basis + bool(constants.any()),
         steps=node.time_steps if isinstance(node, SharedScaleNode) and node.scale != "token" else 0,
     )
 
 
 def _mantissas(values: Tensor) -> Tensor:
-    """The different mantissas [n], in [1/2, 1), of the numbers that are not 0."""
-    mantissa, _ = values.detach().abs().frexp()
-    return mantissa[mantissa > 0].unique()
+    """The mantissas, in [1/2, 1), or 0."""
+    return values.detach().abs().frexp()[0]

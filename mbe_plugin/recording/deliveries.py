@@ -59,13 +59,15 @@ class Deliveries:
 
     products: multiply-accumulates of the same function on dense operands. spikes_per_basis: the spikes (pairs), each
     delivery's divided by the bases (pairs of bases) that an element drives. arrived: the same events apart by what they are
-    worth and what they met, as [spikes and side events, synapses, outputs]. Reading a number waits for the device.
+    worth and what they met, as [spikes and side events, synapses, outputs]. additions: how many were done, one by one, in a
+    network that is run by its events (simulate="events"); None in others. Reading a number waits for the device.
     """
 
     tally: Tensor = field(default_factory=lambda: torch.zeros(2, dtype=torch.int64))
     products: int = 0
     per_basis: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
     arrived: dict[tuple[Amplitudes, bool], Tensor] = field(default_factory=dict)
+    additions: int | None = None
 
     def add(self, delivery: Delivery) -> None:
         """Take in what one call delivered."""
@@ -117,6 +119,9 @@ class Ledger:
 
     def delivered(self, operator: SpikingOperator, delivery: Delivery) -> None:
         """Events have met synapses."""
+
+    def added(self, operator: SpikingOperator, function: str, additions: int) -> None:
+        """So many additions have been done for events, one by one."""
 
     def finished(self, operator: SpikingOperator) -> None:
         """All that one call of an operator delivers has been told; called under the modes around the forward."""

@@ -89,6 +89,11 @@ class NeuronEvents:
         return self.per_element / (self.time_steps * self.bases)
 
     @property
+    def last_step(self) -> int:
+        """The last step, from 1, at which any element sent a spike; 0 without spikes."""
+        return max((t + 1 for t, n in enumerate(self.counts.sum(1).tolist()) if n), default=0)
+
+    @property
     def trains(self) -> list[Train]:
         """The train of every call, in order. Raises ValueError if none were asked for."""
         if self.calls is None:

@@ -79,7 +79,17 @@ class _Delivered(Ledger):
         """See Ledger."""
         if operator in self.operators:
             with self.adding:
-                self.found.setdefault((operator.site, delivery.function), Deliveries()).add(delivery)
+                self._of(operator, delivery.function).add(delivery)
+
+    def added(self, operator: SpikingOperator, function: str, additions: int) -> None:
+        """See Ledger."""
+        if operator in self.operators:
+            with self.adding:
+                found = self._of(operator, function)
+                found.additions = (found.additions or 0) + additions
+
+    def _of(self, operator: SpikingOperator, function: str) -> Deliveries:
+        return self.found.setdefault((operator.site, function), Deliveries())
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from mbe_plugin.operators import CalibratedNode, SharedScaleNode
+from mbe_plugin.recording import event_lists
 from mbe_plugin.recording.amplitudes import POWERS_OF_TWO, Amplitudes, amplitudes_of
+from mbe_plugin.recording.event_lists import EventList
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +23,8 @@ class Sent:
     of banks. shared: the exponents that several elements have in common, each at the first of them (None: there are none).
     bases: how many bases an element drives; of pairs, how many pairs of them. amplitudes: what the events can be worth.
     factors: of two trains multiplied element by element, the two; then spikes are pairs of spikes, side all pairs with a
-    side event among them. Pairs have been added up to the value where they were formed.
+    side event among them. Pairs have been added up to the value where they were formed. listed: the events themselves, in
+    networks that are run by them (simulate="events").
     """
 
     spikes: Tensor
@@ -30,6 +33,7 @@ class Sent:
     bases: int = 1
     amplitudes: Amplitudes = POWERS_OF_TWO
     factors: tuple[Factor, Factor] | None = None
+    listed: EventList | None = None
 
     @property
     def paired(self) -> bool:
@@ -51,6 +55,7 @@ class Sent:
             factors=None
             if self.factors is None
             else (self.factors[0].moved(move), self.factors[1].moved(move)),
+            listed=None if self.listed is None else self.listed.moved(move),
         )
 
     def times(self, other: Sent) -> Sent:
@@ -60,7 +65,11 @@ class Sent:
         shared = sum(own[1:], own[0]) if own else None
         factors = Factor.of(self, events.shape), Factor.of(other, events.shape)
         amplitudes = self.amplitudes.times(other.amplitudes)
-        return Sent(spikes, events - spikes, shared, self.bases * other.bases, amplitudes, factors)
+        listed = None
+        if self.listed is not None and other.listed is not None:
+            listed = self.listed.times(other.listed)
+        bases = self.bases * other.bases
+        return Sent(spikes, events - spikes, shared, bases, amplitudes, factors, listed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,11 +98,40 @@ class Factor:
 
     def once(self, dim: int) -> Sent | None:
         """The train with one element along dim, if it is the same element everywhere along it."""
-        if self.names is None or not self.names.dim() or not self.names.shape[dim]:
+        if self.names is None or not self.names.dim():
+            return None
+        dim = max(dim, -self.names.dim())  # a vector has no other
+        if not self.names.shape[dim]:
             return None
         if bool((self.names != self.names.narrow(dim, 0, 1)).any()):
             return None
         return self.sent.moved(lambda t: t.narrow(dim, 0, 1))
+
+
+def joined(parts: Sequence[Sent], join: Callable[[list[Tensor]], Tensor]) -> Sent:
+    """What values send that have been put together so; all of them single trains, or all of them products."""
+    first = parts[0]
+    shared = None
+    if any(p.shared is not None for p in parts):
+        shared = join([torch.zeros_like(p.spikes) if p.shared is None else p.shared for p in parts])
+    factors = None
+    if all(p.factors is not None for p in parts):
+        one, other = zip(*(p.factors for p in parts if p.factors is not None), strict=True)
+        factors = _joined_factor(one, join), _joined_factor(other, join)
+    lists = [p.listed for p in parts if p.listed is not None]
+    listed = event_lists.joined(lists, join) if len(lists) == len(parts) else None
+    spikes, side = join([p.spikes for p in parts]), join([p.side for p in parts])
+    return replace(first, spikes=spikes, side=side, shared=shared, factors=factors, listed=listed)
+
+
+def _joined_factor(parts: Sequence[Factor], join: Callable[[list[Tensor]], Tensor]) -> Factor:
+    names, last = [], 0.0
+    for part in parts:
+        if part.names is None:
+            return Factor(joined([p.sent for p in parts], join), None)
+        names.append(torch.where(part.names > 0, part.names.double() + last, 0.0))
+        last = float(names[-1].max()) if names[-1].numel() else last
+    return Factor(joined([p.sent for p in parts], join), join(names))
 
 
 def sent_by(node: CalibratedNode, x: Tensor, dim: int = -1, where: Tensor | None = None) -> Sent:

@@ -31,7 +31,7 @@ class Train:
         return self._of_those_that_took_part(self.node.spikes(self.membrane))
 
     def weighted(self) -> Tensor:
-        """Weighted spikes [T, ...], constant and scales included: their sum over time is the decoded value."""
+        """Weighted spikes [T, ...], constant and scales included: they add up to the decoded value, less a ``center``."""
         sequence = self._of_those_that_took_part(self.node.weighted_spikes(self.membrane))
         return sequence if self.shared is None else scale_by_power_of_two(sequence, self.shared)
 

@@ -36,3 +36,29 @@ def test_the_products_are_those_that_torch_counts(family: str, merge: bool) -> N
     assert found.uncounted == {}
     assert found.ann == pytest.approx(4.6 * products, rel=0.3)
     assert found.snn > 0.9 * rec.synaptic_operations
+
+
+# windows before, in each layer, and behind; without merge also the encoders on the path, in each layer and behind
+WINDOWS = {
+    # LayerNorm's two; query, 2^x, 1/sum, LayerNorm's two, GELU, LayerNorm's two; the pooler's tanh
+    # q, output, up, down; pooler and classifier
+    "BERT": (2, 8, 1, 4, 2),
+    # RMSNorm's two, query, 2^x, 1/sum, RMSNorm's two, SiLU (up's encoder beside it); the last norm
+    # q, o, gate, SiLU's value for the product with up's, down; the head
+    "Llama": (0, 8, 2, 5, 1),
+}
+
+
+@pytest.mark.parametrize("merge", [True, False])
+@pytest.mark.parametrize("family", WINDOWS)
+@pytest.mark.filterwarnings("ignore::mbe_plugin.RangeWarning")
+def test_windows_on_the_longest_path(family: str, merge: bool) -> None:
+    make, batch = FAMILIES[family]
+    model = scaled(make)
+    snn = convert(model, [batch(1), batch(2)], MBEConfig(time_steps=4, merge=merge))
+    found = energy(snn, batch(3)).latency
+    before, each, behind, encoders, at_the_end = WINDOWS[family]
+    layers = model.config.num_hidden_layers
+    assert found.windows == before + layers * (each + (0 if merge else encoders)) + behind + (
+        0 if merge else at_the_end
+    )

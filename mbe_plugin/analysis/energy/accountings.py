@@ -15,6 +15,11 @@ ACCOUNTINGS = {
         "everything that the simulated network does: spikes and side events at every synapse, pairs as pairs, "
         "comparisons, resets, read-outs, table reads and what stays exact; memory traffic is not counted"
     ),
+    "memory": (
+        "complete, and what it takes to read weights, to keep membranes and to move events and numbers, by our own model "
+        "after arXiv:2409.08290, which could not be read: every event is routed to each synapse and reads a weight there, "
+        "every product of the ANN is sent a number and reads a weight; nothing is used twice, in either network"
+    ),
     "published": (
         "our reading of the MBE paper, which could not be verified: 0.9 pJ per synaptic operation, T x rate x elements "
         "for a neuron whatever its number of bases, T^2 x rate x rate for each product of two activations, T x rate "

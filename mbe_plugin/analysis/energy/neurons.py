@@ -61,7 +61,11 @@ def _powers_of_two(values: Tensor) -> bool:
 def _reduction(node: CalibratedNode) -> list[tuple[str, int]]:
     """Taking the exponent off, or the whole part of x; a scale per token is the exponent of its largest element."""
     if isinstance(node, SharedScaleNode):
-        return [("shift", 1), ("comparison", (node.scale == "token") + (node.reduction.kind == "clip"))]
+        return [
+            ("shift", 1),
+            ("addition", int(node.centered)),
+            ("comparison", (node.scale == "token") + (node.reduction.kind == "clip")),
+        ]
     if node.reduction.kind == "fraction":
         return [("comparison", 1), ("addition", 1)]
     return [("shift", 1)] if node.reduction.kind != "none" else []

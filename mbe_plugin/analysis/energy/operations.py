@@ -28,6 +28,7 @@ class Forward(Ledger):
         self.beside: By = Counter()  # inside operators, beside neurons and events
         self.unknown: Counter[str] = Counter()
         self.products_kept: Counter[str] = Counter()  # of sites that stay exact
+        self.calls: list[SiteCall] = []
         self._sites: set[str] = set()
         self._thread = get_ident()  # others may run other networks
 
@@ -36,13 +37,14 @@ class Forward(Ledger):
         if get_ident() != self._thread:
             return
         operations = on_numbers(call)
+        self.calls.append(call)
         self._sites.add(call.site)
-        _add(self.ann, call.site, operations)
+        add(self.ann, call.site, operations)
         if not call.spiking:
-            _add(self.exact, call.site, operations)
+            add(self.exact, call.site, operations)
             self.products_kept[call.site] += call.products
         elif call.products:
-            _add(self.exact, call.site, {ADD: call.offset})
+            add(self.exact, call.site, {ADD: call.offset})
 
     def computed(self, place: str, function: str, taken: int, given: int) -> None:
         """See Ledger."""
@@ -52,10 +54,11 @@ class Forward(Ledger):
         if operations is None:
             self.unknown[f"{function} in {place}"] += 1
         else:
-            _add(self.beside if place in self._sites else self.between, place, operations)
+            add(self.beside if place in self._sites else self.between, place, operations)
 
 
-def _add(to: By, site: str, operations: Mapping[str, int]) -> None:
+def add(to: By, site: str, operations: Mapping[str, int]) -> None:
+    """Add a site's operations by kind."""
     for kind, count in operations.items():
         to[site, kind] += count
 
@@ -65,7 +68,7 @@ def of_neurons(snn: nn.Module, recording: Recording) -> By:
     nodes = {(m.site, m.role): m for m in snn.modules() if isinstance(m, CalibratedNode)}
     found: By = Counter()
     for key, sent in recording.neurons.items():
-        _add(found, key[0], of_neuron(nodes[key], sent))
+        add(found, key[0], of_neuron(nodes[key], sent))
     return found
 
 
@@ -76,7 +79,7 @@ def of_deliveries(deliveries: Mapping[tuple[str, str], Deliveries]) -> By:
         found[site, "read-out" if function == "read-out" else "accumulate"] += delivered.total
         for (amplitudes, weighted), met in delivered.arrived.items():
             events, synapses, outputs = met.tolist()
-            _add(found, site, of_amplitudes(amplitudes, weighted, events, synapses, outputs))
+            add(found, site, of_amplitudes(amplitudes, weighted, events, synapses, outputs))
     return +found
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from mbe_plugin.analysis.energy.accountings import ACCOUNTINGS
 from mbe_plugin.analysis.energy.costs import KINDS
+from mbe_plugin.analysis.energy.memory import TRAFFIC
 from mbe_plugin.analysis.energy.operations import By
+from mbe_plugin.recording import Latency
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Energy:
     accounting: which operations are billed. baseline: the ANN's precision. snn_operations, ann_operations: by (site, kind);
     a site, or the path of a module for what lies between sites. snn_costs, ann_costs: pJ per operation, by kind.
     source: of the costs. uncounted: functions on activations of which no count of operations is known, with their calls.
+    latency: how long the forward takes, whatever the accounting.
     """
 
     accounting: str
@@ -38,6 +41,7 @@ class Energy:
     ann_costs: dict[str, float]
     source: str
     uncounted: dict[str, int]
+    latency: Latency
 
     @property
     def snn(self) -> float:
@@ -81,6 +85,7 @@ class Energy:
             f"{_readable(self.snn)} pJ, ANN {_readable(self.ann)} pJ",
             f"{self.accounting}: {ACCOUNTINGS[self.accounting]}",
             f"costs: {self.source}",
+            f"latency: {self.latency.summary()}",
         ]
         if self.uncounted:
             listed = ", ".join(f"{name} ({n}x)" for name, n in sorted(self.uncounted.items()))
@@ -120,6 +125,7 @@ class Energy:
             "by_kind": {name: vars(spent) for name, spent in self.by_kind().items()},
             "by_site": {name: vars(spent) for name, spent in self.by_site().items()},
             "uncounted": self.uncounted,
+            "latency": asdict(self.latency),
         }
 
     def _rows(self) -> list[tuple[str, ...]]:
@@ -132,7 +138,7 @@ class Energy:
                 f"{by_kind[kind].snn_operations:,}",
                 _readable(by_kind[kind].snn),
             )
-            for kind in KINDS
+            for kind in (*KINDS, *TRAFFIC)
             if kind in by_kind
         ]
         return [*rows, ("all", "", _readable(self.ann), "", _readable(self.snn))]

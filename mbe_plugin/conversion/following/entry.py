@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mbe_plugin.conversion.following.by_events import ByEvents, NotCompiled
 from mbe_plugin.conversion.following.events import Following, counts_now
 from mbe_plugin.conversion.following.frames import SLOT, Frame, ModuleSites
 from mbe_plugin.conversion.following.sequences import steps_over
@@ -40,14 +41,18 @@ def run_frame(
         return enter(SLOT.next_mode, sites, module, method, names, call, args, kwargs)
     if sites.time_steps is not None and module.step_mode == "m" and steps_over(method, args, kwargs):
         return _in_steps(sites.time_steps, sites, module, method, names, call, args, kwargs)
-    return enter(_router(), sites, module, method, names, call, args, kwargs)
+    return enter(_router(sites), sites, module, method, names, call, args, kwargs)
 
 
-def _router() -> Router:
-    """A router; where somebody counts, one that follows events."""
-    if torch.compiler.is_compiling() or not open_ledgers():
+def _router(sites: ModuleSites) -> Router:
+    """A router; where somebody counts, one that follows events, and where they are run, one that runs them."""
+    if torch.compiler.is_compiling():
+        return NotCompiled() if sites.by_events else Router()
+    if not open_ledgers() and not sites.by_events:
         return Router()
-    return Following() if counts_now() else Router()
+    if not counts_now():
+        return Router()
+    return ByEvents() if sites.by_events else Following()
 
 
 def _in_steps(
@@ -63,7 +68,7 @@ def _in_steps(
     """Run the outermost frame in step mode 'm', which a compiler leaves as it is: a break of its graph."""
 
     def run(args: tuple, kwargs: dict) -> Any:
-        return enter(_router(), sites, module, method, names, call, args, kwargs)
+        return enter(_router(sites), sites, module, method, names, call, args, kwargs)
 
     in_steps = torch.compiler.disable(run_in_steps) if torch.compiler.is_compiling() else run_in_steps
     return in_steps(module, run, names, args, kwargs, time_steps)

@@ -77,6 +77,10 @@ class Following(Router):
         self._called(unit_call(site, frame.sites.unit, x, frame.sites.unit_operator is not None))
         return super().at_unit(frame, x, exact)
 
+    def inside(self, site: str, operator: SpikingOperator) -> Inside:
+        """What follows events through one run of an operator."""
+        return Inside(site, operator, self.ledgers)
+
     def _called(self, call: SiteCall) -> None:
         for ledger in self.ledgers:
             ledger.called(call)
@@ -90,7 +94,7 @@ class Following(Router):
         exact: Callable[[], Any],
     ) -> Any:
         """See Router."""
-        inside = Inside(site, operator, self.ledgers)
+        inside = self.inside(site, operator)
         for name in _trains_read(operator):
             inside.take(operands[name], self._sent_by(operands[name]), name)
         if self._shared_train is not None and self._shared_train[0] is self.memo.output:
@@ -100,13 +104,13 @@ class Following(Router):
             out = super().run(site, operator, operands, run, exact)
         if isinstance(operator, EncodedCall) and inside.silent:
             raise ConversionError(
-                f"{site}: the events of its operands could not be followed to the product (complex numbers, say); record "
-                "without deliveries"
+                f"{site}: the events of its operands could not be followed to the product (complex numbers, say); "
+                f"{inside.remedy}"
             )
         if isinstance(operator, EncodedCall) and self.memo.output is not None:
             encoded = inside.of(self.memo.output)
             self._shared_train = None if encoded is None else (self.memo.output, encoded)
-        self._latest = inside.emitted(out)
+        out, self._latest = inside.emitted(out)
         for ledger in self.ledgers:
             ledger.finished(operator)
         self._keep(out, self._latest)

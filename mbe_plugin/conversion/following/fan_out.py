@@ -27,8 +27,7 @@ UNCOUNTED = WEIGHTLESS | {"cross"}
 
 def arrivals(rule: MultilinearRule, call: Call, counts: Counts) -> Tensor:
     """The sum of the call's output for such operands, float64 []; ValueError for a function that has no such sum."""
-    if rule.op in UNCOUNTED or any(t.is_complex() for t in call.operands.values()):
-        raise ValueError(f"{rule.op} of complex numbers" if rule.op not in UNCOUNTED else rule.op)
+    check_synapses(rule, call)
     if rule.op in ELEMENTWISE:
         return _elementwise(call, counts)
     if rule.op == "linear":
@@ -43,6 +42,14 @@ def arrivals(rule: MultilinearRule, call: Call, counts: Counts) -> Tensor:
     if rule.op.startswith("conv") and "1" not in counts:
         return _convolution(rule.op, call, counts)
     return by_the_function(rule, call, counts)
+
+
+def check_synapses(rule: MultilinearRule, call: Call) -> None:
+    """ValueError, with its name, for a function whose outputs are no sums of products of the operands as they stand."""
+    if rule.op in UNCOUNTED:
+        raise ValueError(rule.op)
+    if any(t.is_complex() for t in call.operands.values()):
+        raise ValueError(f"{rule.op} of complex numbers")
 
 
 def counted_arrivals(site: str, rule: MultilinearRule, call: Call, counts: Counts) -> Tensor:
@@ -62,11 +69,11 @@ def by_the_function(rule: MultilinearRule, call: Call, counts: Counts) -> Tensor
         n: counts[n].double() if n in counts else torch.ones_like(t, dtype=torch.float64)
         for n, t in call.operands.items()
     }
-    args, kwargs = rule.place(_without_addend(rule, call), wide)
+    args, kwargs = rule.place(without_addend(rule, call), wide)
     return call.function(*args, **kwargs).sum()
 
 
-def _without_addend(rule: MultilinearRule, call: Call) -> Call:
+def without_addend(rule: MultilinearRule, call: Call) -> Call:
     """The call without a bias, or with zeros where it adds its first argument."""
     args, kwargs = list(call.args), dict(call.kwargs)
     if rule.op.startswith("add") or rule.op == "baddbmm":
@@ -123,7 +130,7 @@ def _summed(counts: Tensor | None, shape: torch.Size, dim: int, device: torch.de
 _CONVOLUTIONS: dict[str, Callable[..., Tensor]] = {
     f"conv{kind}{n}d": getattr(F, f"conv{kind}{n}d") for kind in ("", "_transpose") for n in (1, 2, 3)
 }
-_ORDER = {
+CONVOLUTION_ARGUMENTS = {
     "": ("input", "weight", "bias", "stride", "padding", "dilation", "groups"),
     "_transpose": ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation"),
 }
@@ -132,7 +139,10 @@ _ORDER = {
 def _convolution(op: str, call: Call, counts: Counts) -> Tensor:
     """All channels of a group have one fan-out, so one channel that holds their sum stands for all."""
     transposed = "_transpose" in op
-    named = dict(zip(_ORDER["_transpose" if transposed else ""], call.args, strict=False)) | call.kwargs
+    named = (
+        dict(zip(CONVOLUTION_ARGUMENTS["_transpose" if transposed else ""], call.args, strict=False))
+        | call.kwargs
+    )
     x, weight = named.pop("input"), named.pop("weight")
     groups = named.pop("groups", 1)
     named.pop("bias", None)

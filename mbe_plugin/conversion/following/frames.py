@@ -35,6 +35,7 @@ class ModuleSites:
         default_factory=dict
     )  # call -> operands that begin there, see origins.py
     notice: RangeNotice | None = None
+    by_events: bool = False  # whether operators are run event by event (MBEConfig.simulate)
     time_steps: int | None = None  # T of the converted network, at its root; None elsewhere
 
     def site(self, label: str) -> str:

@@ -31,16 +31,17 @@ from mbe_plugin.operators import (
     Unary,
 )
 from mbe_plugin.operators.calls import CALLS
-from mbe_plugin.recording import Amplitudes, Delivery, Ledger, Sent, looking, sent_by
+from mbe_plugin.recording import Amplitudes, Delivery, Ledger, Sent, joined, looking, sent_by
 
 READ_OUT = "read-out"
 
 # one neuron each, whose value is the operator's; those of the second line send a constant with every element
 _FUNCTIONS_OF_ONE_NUMBER = (Unary, Exponential, Logarithm, Periodic, Rectifier)
-_WITH_A_CONSTANT = (Logarithm, Periodic)
+WITH_A_CONSTANT = (Logarithm, Periodic)
 
 _OFFSETS = frozenset("add sub __add__ __radd__ __sub__ __rsub__ add_ __iadd__ sub_ __isub__".split())
-_SUMS = frozenset("sum mean".split())
+SUMS = frozenset("sum mean".split())
+_ROW_BY_ROW = MATRIX_PRODUCTS - {"addbmm"} | {"linear"}  # no output sums over several rows
 _JOINS = frozenset("cat stack concat concatenate".split())
 
 
@@ -48,6 +49,7 @@ class Inside(TorchFunctionMode):
     """One run of an operator: the neurons' calls as a stand-in, all other functions as a mode."""
 
     counted = True
+    remedy = "record without deliveries"  # against what cannot be followed
 
     def __init__(self, site: str, operator: SpikingOperator, ledgers: tuple[Ledger, ...]) -> None:
         super().__init__()
@@ -62,7 +64,7 @@ class Inside(TorchFunctionMode):
         if sent is None:
             raise ConversionError(
                 f"{self.site} reads operand {name} as a train whose events could not be followed to it (it came from "
-                "outside the recorded forward, or through a dropout in training mode); record a whole forward in eval "
+                "outside the running forward, or through a dropout in training mode); call the whole network in eval "
                 "mode, or convert with merge=False"
             )
         self._sent[id(tensor)] = tensor, sent
@@ -77,24 +79,34 @@ class Inside(TorchFunctionMode):
         with torch._C.DisableTorchFunction():
             call = nn.Module.__call__ if self._before is None else self._before
             with looking():
-                sent = sent_by(node, args[0].detach(), *args[1:], **kwargs)
+                sent = self.sent(node, args[0].detach(), *args[1:], **kwargs)
             out = call(node, *args, **kwargs)
-            if isinstance(self.operator, _WITH_A_CONSTANT):
-                where = kwargs.get("where")
-                constant = torch.ones_like(sent.side) if where is None else where.to(sent.side.dtype)
-                sent = replace(sent, side=constant)
         self._last = sent
         self._sent[id(out)] = out, sent
         return out
+
+    def sent(self, node: CalibratedNode, x: Tensor, dim: int = -1, where: Tensor | None = None) -> Sent:
+        """What the neuron sends in the call node(x, dim, where)."""
+        sent = sent_by(node, x, dim, where)
+        if not isinstance(self.operator, WITH_A_CONSTANT):
+            return sent
+        constant = torch.ones_like(sent.side) if where is None else where.to(sent.side.dtype)
+        return replace(sent, side=constant)
+
+    def called(
+        self, name: str, spelling: Spelling, func: Callable, args: tuple, kwargs: dict[str, Any]
+    ) -> Any:
+        """What a function that the operator calls returns."""
+        return func(*args, **kwargs)
 
     def __torch_function__(
         self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run func, and follow the events through it."""
         kwargs = {} if kwargs is None else kwargs
-        out = func(*args, **kwargs)
         spelling = SPELLINGS.get(func, ORDINARY)
         name = spelling.name or getattr(func, "__name__", "")
+        out = self.called(name, spelling, func, args, kwargs)
         by_events = False
         if self._sent:
             with torch._C.DisableTorchFunction(), looking():
@@ -122,7 +134,7 @@ class Inside(TorchFunctionMode):
         elif first is not None and spelling.moves:
             for tensor, sent in moved(spelling, first, args, kwargs, out):
                 self._sent[id(tensor)] = tensor, sent
-        elif first is not None and name in _SUMS:
+        elif first is not None and name in SUMS:
             if not first.paired:
                 self._added_up(name, first)
             return True
@@ -141,31 +153,34 @@ class Inside(TorchFunctionMode):
             [only] = known.values()
             self._sent[id(out)] = out, only.moved(lambda t: t.expand(out.shape))
             return False
-        if not self._arranged(rule, call, known, out):
+        arrangement = self.arrangement(rule, known)
+        if arrangement is None:
             self._delivered(rule, call, known, out)
+        else:
+            name, varying, constant = arrangement
+            self._delivered(rule, call, {name: varying}, out)
+            self._at_the_sum(rule.op, constant, out)
         if rule.op == "mul":
             one, other = known.values()
             self._sent[id(out)] = out, one.times(other)
         return True
 
-    def _arranged(self, rule: MultilinearRule, call: Call, known: Mapping[str, Sent], out: Tensor) -> bool:
-        """Pairs with a factor that is constant along the contracted dimension: W (r d) = r (W d).
+    def arrangement(self, rule: MultilinearRule, known: Mapping[str, Sent]) -> tuple[str, Sent, Sent] | None:
+        """Operand, d and r of pairs with a factor that is constant along the contracted dimension: W (r d) = r (W d).
 
         The events of d meet the weights, then each event of r the sum that has come of them.
         """
-        if len(known) > 1 or rule.op not in MATRIX_PRODUCTS | {"linear"}:
-            return False
+        if len(known) > 1 or rule.op not in _ROW_BY_ROW:
+            return None
         [(name, sent)] = known.items()
         dims = getattr(self.operator, "dims", {})
         if sent.factors is None or name not in dims:
-            return False
+            return None
         for varying, factor in (sent.factors, sent.factors[::-1]):
             constant = factor.once(dims[name])
             if constant is not None:
-                self._delivered(rule, call, {name: varying.sent}, out)
-                self._at_the_sum(rule.op, constant, out)
-                return True
-        return False
+                return name, varying.sent, constant
+        return None
 
     def _delivered(self, rule: MultilinearRule, call: Call, known: Mapping[str, Sent], out: Tensor) -> None:
         def total(counts: Mapping[str, Tensor]) -> Tensor:
@@ -211,18 +226,7 @@ class Inside(TorchFunctionMode):
         parts = [p for p in map(self.of, args[0]) if p is not None]
         if not parts or len(parts) < len(args[0]):
             return
-        first = parts[0]
-
-        def join(kind: Callable[[Sent], Tensor]) -> Tensor:
-            return func([kind(p) for p in parts], *args[1:], **kwargs)
-
-        shared = None
-        if any(p.shared is not None for p in parts):
-            shared = join(lambda p: torch.zeros_like(p.spikes) if p.shared is None else p.shared)
-        joined = replace(
-            first, spikes=join(lambda p: p.spikes), side=join(lambda p: p.side), shared=shared, factors=None
-        )
-        self._sent[id(out)] = out, joined
+        self._sent[id(out)] = out, joined(parts, lambda tensors: func(tensors, *args[1:], **kwargs))
 
     def _chosen(self, args: tuple, out: Tensor) -> None:
         """where(condition, a, b) of which one is a train, the other a constant that sends nothing."""
@@ -239,14 +243,14 @@ class Inside(TorchFunctionMode):
         if len(sent) == 1:
             self._sent[id(out)] = out, sent[0].moved(lambda t: t.expand(out.shape))
 
-    def emitted(self, out: Any) -> Sent | None:
-        """What the operator's own train sends; a single one is read out as well, one operation per event."""
+    def emitted(self, out: Any) -> tuple[Any, Sent | None]:
+        """The operator's output, and what its own train sends; a single one is read out, one operation per event."""
         alone = isinstance(self.operator, _FUNCTIONS_OF_ONE_NUMBER)
         sent = self._last if alone else self.of(out)
         if sent is not None and not sent.paired:
             with looking():
                 self._added_up(READ_OUT, sent)
-        return sent
+        return out, sent
 
 
 def _all_of(sent: Sent) -> tuple[Tensor, Tensor]:

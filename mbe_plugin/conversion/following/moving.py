@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -26,7 +27,10 @@ def moved(
         return []  # what it puts in place of a dropped value is no train
     if spelling.name in _DROPOUTS:
         kept = (out != 0) | (args[0] == 0)
-        return [(out, sent.moved(lambda t: torch.where(kept, t, 0.0)))]
+        dropped = sent.moved(lambda t: torch.where(kept, t, 0.0))
+        # what is left has been scaled, and is no longer what was sent
+        scaled = sent.listed is not None and not torch.equal(out, args[0])
+        return [(out, replace(dropped, listed=None) if scaled else dropped)]
     if spelling.name.startswith("max_pool"):
         return [_pooled(spelling.name, sent, args, kwargs, out)]
 

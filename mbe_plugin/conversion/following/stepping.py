@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from mbe_plugin.conversion.following.sequences import Outputs, Run, SummedCall, other_way
 from mbe_plugin.errors import ConversionError
 from mbe_plugin.operators import CalibratedNode
-from mbe_plugin.operators.calls import StandIn, calls_taken_by
+from mbe_plugin.operators.calls import CALLS, StandIn, calls_taken_by
 
 _CALL = "_mbe_call"  # the attribute of a leaf that holds the number of the neuron's call
 
@@ -148,12 +148,14 @@ class _Complete:
     def __init__(self, last: frozenset[int]) -> None:
         self.last = last
         self.calls = 0
+        self._before = CALLS.taken_by
         self.kept: dict[
             int, tuple[CalibratedNode, Tensor]
         ] = {}  # call -> node, sums [T, ...] of its first spikes
 
     def __call__(self, node: CalibratedNode, *args: Any, **kwargs: Any) -> Tensor:
-        out = nn.Module.__call__(node, *args, **kwargs)
+        call = nn.Module.__call__ if self._before is None else self._before
+        out = call(node, *args, **kwargs)
         if (
             self.calls in self.last
         ):  # copied now: the forward may write into the membrane and into out afterwards

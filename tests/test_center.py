@@ -1,0 +1,122 @@
+"""center=True: a layer's input is sent as its distance to each channel's median, which the layer's bias takes in."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from networks import tokens, transformer
+from torch import Tensor, nn
+from torch.nn import functional
+
+import mbe_plugin
+from mbe_plugin import MBEConfig, convert, energy, record
+from mbe_plugin.operators import CalibratedNode, SharedScaleNode
+
+CONFIG = MBEConfig(
+    code="first_spike", time_steps=10, identity_bases=16, center=True, dead_zone=0.3, merge=False
+)
+
+
+def skewed(rows: int = 40, channels: int = 6) -> Tensor:
+    """Most values near -0.1, as a GELU's, a few large; channels shifted."""
+    x = torch.randn(rows, channels, generator=torch.Generator().manual_seed(7))
+    return functional.gelu(2 * x - 1) + torch.arange(channels) / 10
+
+
+def layer(x: Tensor, config: MBEConfig = CONFIG) -> tuple[nn.Linear, nn.Module, SharedScaleNode]:
+    torch.manual_seed(0)
+    ann = nn.Sequential(nn.Linear(x.shape[-1], 4))
+    snn = convert(ann, [x], config)
+    [node] = [m for m in snn.modules() if isinstance(m, SharedScaleNode)]
+    return ann[0], snn, node
+
+
+def coded(distance: Tensor, node: SharedScaleNode) -> Tensor:
+    """Plain arithmetic: 8 segments of the octave, T = 10 octaves below the scale, silent in the dead zone."""
+    mantissa, exponent = torch.frexp(distance.double().abs())
+    middle = 0.5 + ((mantissa - 0.5) * 16).floor() / 16 + 1 / 32
+    silent = (distance.abs() < node.dead_zone) | (exponent <= node.exponents - 10)
+    return torch.where(silent, 0.0, distance.sign() * middle * 2.0**exponent)
+
+
+@pytest.mark.parametrize("scale", ["tensor", "channel"])
+def test_the_value_is_the_median_plus_the_code_of_the_distance(scale: str) -> None:
+    x = skewed()
+    ann, snn, node = layer(x, replace(CONFIG, scale=scale))  # type: ignore[arg-type]
+    median = x.median(dim=0).values
+    assert torch.equal(node.center, median)
+    read = median.double() + coded(x - median, node)
+    want = read @ ann.weight.double().T + ann.bias.double()
+    with torch.no_grad():
+        assert torch.allclose(snn(x).double(), want, atol=1e-5)
+
+
+def test_common_values_send_nothing() -> None:
+    x = skewed()
+    sent = {}
+    for center in (False, True):
+        _, snn, _ = layer(x, replace(CONFIG, center=center))
+        with torch.no_grad(), record(snn, deliveries=True) as rec:
+            snn(x)
+        sent[center] = rec.synaptic_operations
+    assert sent[True] < 0.7 * sent[False]
+
+
+def test_a_centered_neuron_costs_a_subtraction_and_the_layer_no_more() -> None:
+    x = skewed()
+    _, snn, node = layer(x)
+    found = energy(snn, x).by_kind()
+    distance = x - node.center
+    spikes = int((coded(distance, node) != 0).sum())
+    assert found["accumulate"].snn_operations == spikes * 4
+    # the distance; the biases; 8 amplitudes' sums put together, if not every event is multiplied
+    assert found["addition"].snn_operations == x.numel() + len(x) * 4
+
+
+def test_steps_add_up_and_every_simulation_agrees(tmp_path: Path) -> None:
+    x = skewed()
+    _, snn, _ = layer(x)
+    with torch.no_grad():
+        want = snn(x)
+        snn.step_mode = "m"
+        assert torch.allclose(snn(mbe_plugin.as_sequence(x, 10)).sum(0), want, atol=1e-6)
+        snn.step_mode = "s"
+        for simulate in ("steps", "events"):
+            other = convert(nn.Sequential(layer(x)[0]), [x], replace(CONFIG, simulate=simulate))  # type: ignore[arg-type]
+            assert torch.allclose(other(x), want, atol=1e-6)
+        mbe_plugin.save(snn, tmp_path / "saved")
+        torch.manual_seed(0)
+        again = mbe_plugin.load(tmp_path / "saved", nn.Sequential(nn.Linear(6, 4)))
+        assert torch.equal(again(x), want)
+
+
+def test_a_convolution_is_centered_by_its_channels() -> None:
+    x = skewed(2 * 25, 3).reshape(2, 5, 5, 3).permute(0, 3, 1, 2)
+    ann = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1))
+    snn = convert(ann, [x], replace(CONFIG, identity_bases=256, dead_zone=0.0, time_steps=16))
+    [node] = [m for m in snn.modules() if isinstance(m, SharedScaleNode)]
+    assert node.centered and node.center.shape == (3,)
+    with torch.no_grad():
+        assert (snn(x) - ann(x)).abs().max() < 0.01 * ann(x).abs().max()
+
+
+def test_only_layers_with_a_calibrated_scale_are_centered() -> None:
+    snn = convert(transformer(), [tokens()], CONFIG)
+    for node in (m for m in snn.modules() if isinstance(m, CalibratedNode) and m.function == "identity"):
+        assert getattr(node, "centered", False) == node.role.startswith("encoders") & node.site.endswith(
+            ":linear"
+        )
+    binary = convert(transformer(), [tokens()], MBEConfig(center=True))
+    assert not any(isinstance(m, SharedScaleNode) for m in binary.modules())
+
+
+def test_the_report_says_it() -> None:
+    assert "distance to the channel median" in mbe_plugin.report(layer(skewed())[1]).summary()
+
+
+def test_bad_values_are_named() -> None:
+    with pytest.raises(ValueError, match="center must be True or False, got 'median'"):
+        MBEConfig(center="median")  # type: ignore[arg-type]
