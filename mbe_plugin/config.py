@@ -143,19 +143,22 @@ class MBEConfig:
 
     @classmethod
     def low_energy(cls, **changes: Any) -> MBEConfig:
-        """One event per value: first spikes, precise where events meet events, sparse where they meet weights."""
-        layers = ("*|encoders.*", {"time_steps": 16, "identity_bases": 32})
-        fine = {"time_steps": 16, "identity_bases": 128}
-        between = tuple(
-            (f"*|{role}", fine) for role in ("deviation", "query", "key", "value", "weights", "mixed")
-        )
-        chosen = {
-            "time_steps": 8,
-            "code": "first_spike",
-            "merge": False,
-            "sites": (layers, *between),
+        """At most one event per value: first spikes, precise where events meet events, sparse where they meet weights.
+
+        mbe_plugin.tune() starts here, and finds what suits one network.
+        """
+        layers = {"time_steps": 20, "identity_bases": 32, "dead_zone": 0.05, "center": True}
+        between = {"time_steps": 16, "identity_bases": 128}
+        roles: dict[str, Mapping[str, Any]] = {
+            "encoders.*": layers,
+            "deviation": {
+                "time_steps": 20,
+                "identity_bases": 256,
+            },  # massive activations beside ordinary ones
+            **dict.fromkeys(("query", "key", "value", "weights", "mixed"), between),
         }
-        return cls(**{**chosen, **changes})
+        sites = tuple((f"*|{role}", settings) for role, settings in roles.items())
+        return cls(**{"time_steps": 8, "code": "first_spike", "merge": False, "sites": sites, **changes})
 
     def keeps_exact(self, site: str) -> bool:
         """Whether include and exclude leave this site exact."""

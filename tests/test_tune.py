@@ -20,7 +20,7 @@ from mbe_plugin.tuning.trials import prices, trials
 from mbe_plugin.tuning.tune import Closeness, first_floating
 from mbe_plugin.tuning.watching import watched
 
-WIDTH = 48
+WIDTH = 32
 MENU = tuple(
     {"code": "first_spike", "time_steps": 12, "identity_bases": n, "dead_zone": d, "center": c}
     for n, d, c in itertools.product((8, 32, 256), (0.0, 0.1, 0.3), (False, True))
@@ -28,9 +28,9 @@ MENU = tuple(
 BASE = MBEConfig.low_energy()
 
 
-def network() -> nn.Module:
+def network(depth: int = 1) -> nn.Module:
     torch.manual_seed(1)
-    return Transformer(WIDTH, depth=2).eval()
+    return Transformer(WIDTH, depth=depth).eval()
 
 
 def batches(seed: int, count: int = 3) -> list[Tensor]:
@@ -65,7 +65,7 @@ def test_every_prefix_of_the_path_is_the_best_that_its_energy_buys() -> None:
 
 def test_errors_and_prices_are_those_of_networks_that_take_a_choice() -> None:
     """One choice at one place: the output moves as estimated (within half), and the energy is as priced (within 3 %)."""
-    ann, known = network(), batches(2, 4)
+    ann, known = network(2), batches(2, 4)
     recorded = calibrate(ann, known)
     snn = convert(ann, recorded, replace(BASE, gradient="slope"))
     places = places_of(snn, recorded.sites, BASE, MENU)
