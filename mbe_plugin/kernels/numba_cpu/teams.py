@@ -1,7 +1,8 @@
 """Running a kernel on all of torch's threads: on its own OpenMP team, so that no second set of threads waits beside it.
 
-Numba's own threads are another OpenMP runtime in the same process (torch brings its own), whose threads spin beside
-torch's, and which ends a process that forks. Where torch's runtime does not offer GOMP_parallel, Python's threads do it.
+Numba's own threads are a second OpenMP runtime in the process (torch brings its own copy of libgomp), with threads that spin
+beside torch's, and Numba ends a forked process that uses them. Here a forked process can do what it can with torch's own
+operators: run on one thread, as a DataLoader's workers do. Where torch's runtime has no GOMP_parallel, Python's threads do it.
 """
 
 from __future__ import annotations
