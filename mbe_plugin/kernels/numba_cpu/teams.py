@@ -1,8 +1,9 @@
 """Running a kernel on all of torch's threads: on its own OpenMP team, so that no second set of threads waits beside it.
 
-Numba's own threads are a second OpenMP runtime in the process (torch brings its own copy of libgomp), with threads that spin
+Numba's own threads are a second OpenMP runtime in the process (torch brings its own copy of libgomp), whose threads spin
 beside torch's, and Numba ends a forked process that uses them. Here a forked process can do what it can with torch's own
-operators: run on one thread, as a DataLoader's workers do. Where torch's runtime has no GOMP_parallel, Python's threads do it.
+operators: run on one thread, as a DataLoader's workers do. Without GOMP_parallel in torch's runtime, Python's threads do
+the work.
 """
 
 from __future__ import annotations
