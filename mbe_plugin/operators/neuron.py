@@ -126,6 +126,7 @@ class Statistics:
 
 def _medians(values: Tensor, dim: int) -> Tensor:
     """Per entry of dim, of at most ROWS_PER_CALL rows; float32 on the CPU."""
+    dim %= values.dim()  # of a vector there is one, whichever is asked for
     rows = values.movedim(dim, -1).reshape(-1, values.shape[dim])
     some = rows[:: max(-(-len(rows) // ROWS_PER_CALL), 1)]
     return some.float().median(dim=0).values.cpu()
@@ -474,5 +475,5 @@ class SharedScaleNode(CalibratedNode):
     def _along(values: Tensor, dims: int, dim: int) -> Tensor:
         """Values [C], one per entry of dim, in a shape that broadcasts."""
         shape = [1] * dims
-        shape[dim] = -1
+        shape[dim % dims] = -1
         return values.reshape(shape)
