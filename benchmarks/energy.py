@@ -171,6 +171,7 @@ def text(made: list[Row]) -> str:
 The SNN's energy in percent of the ANN's, by accounting and the ANN's precision (docs/energy.md), of one batch without
 padding. 45 nm, M. Horowitz, ISSCC 2014; `memory` is our own model after arXiv:2409.08290, `published` our reading of the
 MBE paper's count; neither could be verified. steps: from input to output, windows one after another. Every operator spikes.
+Of random weights only closeness and energy say something: their classes are nearly alike.
 
 {markdown_table(header, cells)}
 
