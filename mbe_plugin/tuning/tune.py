@@ -71,8 +71,9 @@ def tune(
     search = Search(
         model, known, held_out, outputs, config, menu, FLOAT32 if costs is None else checked(costs), tell
     )
-    judge = figure or Closeness(model, held_out, outputs)
-    return search.cheapest(judge, target) if objective == "energy" else search.closest(target)
+    if objective == "closeness":
+        return search.closest(target)
+    return search.cheapest(figure or Closeness(model, held_out, outputs), target)
 
 
 class Closeness:
