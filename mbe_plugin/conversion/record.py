@@ -25,7 +25,7 @@ from mbe_plugin.conversion.sites import Calibration
 from mbe_plugin.conversion.vocabulary.probe import find_units
 from mbe_plugin.conversion.vocabulary.units import UnitSpec
 from mbe_plugin.errors import CalibrationError, ConversionError, MBEError
-from mbe_plugin.operators.neuron import spread
+from mbe_plugin.operators.observer import spread
 
 OUTPUTS_COMPARED = 1 << 20
 STAGE = "calibrating, batches"

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from mbe_plugin.node import MBENode
 from mbe_plugin.operators import SpikingOperator
-from mbe_plugin.operators.neuron import CalibratedNode, Counted, SpikeListener, spread
+from mbe_plugin.operators.neuron import CalibratedNode, Counted, SpikeListener
+from mbe_plugin.operators.observer import spread
 from mbe_plugin.recording.deliveries import Deliveries, Delivery, Ledger, told
 from mbe_plugin.recording.events import NeuronEvents, Recording
 from mbe_plugin.recording.looking import looking, refuse_compiled

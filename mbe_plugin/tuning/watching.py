@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from mbe_plugin.conversion.batches import as_call
+from mbe_plugin.operators.observer import some_rows
 from mbe_plugin.tuning.places import Place
 
 PROJECTIONS = 2
 ROWS = 512  # of what a place encodes in all batches, evenly spread: on these the choices are tried
 
-Outputs = Callable[
-    [Any], Tensor
-]  # of what the network returns, the numbers [items, ...] whose closeness counts
+# of what the network returns, the numbers [items, ...] whose closeness counts
+Outputs = Callable[[Any], Tensor]
 
 
 @dataclass
@@ -62,7 +62,7 @@ def _watch(place: Place, calls: list[Seen], most: int) -> Any:
     def hook(node: nn.Module, args: tuple, kwargs: dict[str, Any], output: Tensor) -> Tensor:
         dim = kwargs.get("dim", args[1] if len(args) > 1 else -1)
         probe = torch.zeros_like(output, requires_grad=True)
-        calls.append(Seen(dim, _some_rows(args[0].detach(), dim, most), args[0].numel(), probe))
+        calls.append(Seen(dim, some_rows(args[0].detach(), dim, most).clone(), args[0].numel(), probe))
         return output + probe
 
     return place.node.register_forward_hook(hook, with_kwargs=True)
@@ -79,10 +79,4 @@ def _pull(out: Tensor, calls: Sequence[Seen], generator: torch.Generator, most: 
         )
         for call, gradient in zip(calls, found, strict=True):
             if gradient is not None:
-                call.pulled.append(_some_rows(gradient, call.dim, most))
-
-
-def _some_rows(x: Tensor, dim: int, most: int) -> Tensor:
-    """Rows [n, C] along dim, evenly spread."""
-    rows = x.movedim(dim, -1).reshape(-1, x.shape[dim])
-    return rows[:: max(-(-len(rows) // most), 1)].clone()
+                call.pulled.append(some_rows(gradient, call.dim, most).clone())
