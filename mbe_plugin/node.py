@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from mbe_plugin.errors import BackendError
 from mbe_plugin.kernels import Prepared, backends, closed, first_spike, gradients, operator, prepare, steps
+from mbe_plugin.kernels.asked import Asked
+from mbe_plugin.kernels.backends import Backend
 from mbe_plugin.neuron.dynamics import reference_spikes
 from mbe_plugin.neuron.first_spike import is_first_spike
 from mbe_plugin.neuron.scaling import REDUCTIONS, Reduction, compute_dtype
@@ -20,7 +22,6 @@ from mbe_plugin.neuron.tables import TABLE_FIELDS, Tables
 
 Simulation = Literal["closed", "steps"]
 Gradient = Literal["surrogate", "slope"]
-Backend = Literal["auto", "torch", "numba", "triton", "cupy"]
 SIMULATIONS: tuple[Simulation, ...] = get_args(Simulation)
 GRADIENTS: tuple[Gradient, ...] = get_args(Gradient)
 
@@ -30,9 +31,6 @@ NO_SLOPE = (
     "gradient='slope' needs halving tables or the first-spike code, whose staircase follows a line; take "
     "gradient='surrogate' for others"
 )
-
-# who shares a scale, its exponents, the contracted dimension; and whether the inputs are scores of a softmax
-Shared = tuple[str, Tensor | None, int] | tuple[str, Tensor | None, int, bool] | tuple[()]
 
 # the method's symbols (eq. 4-8) name the buffers
 BUFFER_OF = {"threshold": "th", "reset": "r", "intensity": "d", "weight": "w"}
@@ -328,9 +326,9 @@ class MBENode(base.MemoryModule):
         return backends.runs_on(self.backend, x) == "numba"
 
     def _by_kernel(
-        self, x: Tensor, where: Tensor | None = None, counted: bool = False, shared: Shared = ()
+        self, x: Tensor, where: Tensor | None = None, counted: bool = False, **more: Any
     ) -> operator.Found:
-        """What kernels.operator finds of x [...]: decoded values, ends, counts."""
+        """What kernels.operator finds of x [...]: decoded values, ends, counts. more: of Asked."""
         self._check_device(x)
         kept_bits, form = self._kept_bits or 0, "closed" if self._takes_closed_form() else "steps"
         if form == "closed" and self._kept_bits is not None:
@@ -339,7 +337,7 @@ class MBENode(base.MemoryModule):
             form, kept_bits = "first_spike", (self.bases // 2).bit_length() - 1
         tables = list(self._buffers_by_field().values())
         kind = form, self.reduction.name, self.mirrored, self.octaves, kept_bits
-        return operator.neuron(x, tables, *kind, where, counted, *shared)
+        return operator.neuron(x, Asked(tables, *kind, where, counted, **more))
 
     def _counts_of(self, counts: Tensor) -> tuple[Tensor, Tensor]:
         """Spikes [T, N] and exponents [] of the counts that a kernel gives."""

@@ -9,6 +9,7 @@ import importlib
 import logging
 from collections.abc import Callable, Sequence
 from functools import cache
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -21,7 +22,9 @@ SUPPORTED: dict[str, tuple[str, ...]] = {
     "s": ("auto", "torch", "numba", "triton"),
     "m": ("auto", "torch", "cupy"),
 }
-BACKENDS = ("auto", "torch", "numba", "triton", "cupy")
+Backend = Literal["auto", "torch", "numba", "triton", "cupy"]
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
+PLAIN = (Tensor, torch.nn.Parameter)  # inputs whose type means nothing of its own
 
 
 def missing(backend: str) -> list[str]:
@@ -66,12 +69,9 @@ def runs_on(backend: str, x: Tensor) -> str:
 
 def _automatic(x: Tensor) -> str:
     # a compiler and a subclass of Tensor (DTensor, say) know what torch's own operators do
-    if torch.compiler.is_compiling() or type(x) not in _PLAIN or numba_cpu.refusal(x):
+    if torch.compiler.is_compiling() or type(x) not in PLAIN or numba_cpu.refusal(x):
         return "torch"
     return "numba" if _numba_is_there() else "torch"
-
-
-_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 @cache

@@ -148,7 +148,7 @@ class CalibratedNode(MBENode):
         )
         if not alone or hooked or torch.compiler.is_compiling() or not self._passes_once(scores):
             return None
-        y, ends, counts = self._by_kernel(scores, counted=listener is not None, shared=("", None, -1, True))
+        y, ends, counts = self._by_kernel(scores, counted=listener is not None, scores=True)
         if listener is not None:
             listener(scores, None, None, (*self._counts_of(counts), counts[-1]))
         return y, ends, counts[-1]
@@ -288,7 +288,7 @@ class SharedScaleNode(CalibratedNode):
         """forward(x, dim, where) where _passes_once(x), for contiguous x and without a listener."""
         sent = self.without_dead_zone(x)
         exponents = self._exponent(sent.to(compute_dtype(x)), dim)
-        y, ends, _ = self._by_kernel(sent, shared=(self.shared, exponents, dim))
+        y, ends, _ = self._by_kernel(sent, shared=self.shared, exponents=exponents, dim=dim)
         if self.shared != "channel":
             self.count_range(x, where, ends if sent is x else None)
         elif not hold(self.calibrated, ends_of(x, ends)):

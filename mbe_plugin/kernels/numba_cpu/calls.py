@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
 from math import prod
 
 import torch
 from torch import Tensor
 
+from mbe_plugin.kernels.asked import Asked
 from mbe_plugin.kernels.numba_cpu import DTYPES, compiled, teams
 from mbe_plugin.neuron.scaling import REDUCTIONS
 
@@ -19,43 +19,32 @@ POWERS = (1.0, -1.0, 0.5, -0.5)
 SHARED = ("", "tensor", "channel", "token")
 
 
-def neuron(
-    x: Tensor,
-    tables: Sequence[Tensor],
-    form: str,
-    reduction: str,
-    mirrored: bool,
-    octaves: bool,
-    kept_bits: int,
-    where: Tensor | None,
-    counted: bool,
-    shared: str,
-    exponents: Tensor | None,
-    dim: int,
-    scores: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """operator.neuron on the CPU; float32, bfloat16 or float16."""
+def neuron(x: Tensor, asked: Asked) -> tuple[Tensor, Tensor, Tensor]:
+    """operator.call on the CPU; float32, bfloat16 or float16."""
+    where, exponents = asked.where, asked.exponents
     out = torch.empty_like(x)
-    if exponents is not None or scores:  # for which the order of the elements counts
+    if asked.in_order:
         out = out.contiguous()
         exponents = exponents if exponents is None else exponents.contiguous()
     if x.stride() != out.stride():  # not dense: laid out as the output is
         x = torch.empty_like(out).copy_(x)
     if where is not None:
         where = torch.empty_like(out, dtype=torch.bool).copy_(where)
-    tables = [table if table.is_contiguous() else table.contiguous() for table in tables]
+    tables = [table if table.is_contiguous() else table.contiguous() for table in asked.tables]
     time_steps, bases = tables[0].shape
-    kind = REDUCTIONS[reduction]
+    kind = REDUCTIONS[asked.reduction]
     threads = teams.threads_for(x.numel())
     ends = torch.empty(threads, 2)
-    row = x.shape[-1] if scores else 0
-    counts = torch.zeros(threads, time_steps * bases + 1 if counted else int(scores), dtype=torch.int64)
+    row = x.shape[-1] if asked.scores else 0
+    counts = torch.zeros(threads, asked.slots, dtype=torch.int64)
     arguments = array("q", (
         x.data_ptr(), out.data_ptr(), DTYPES.index(x.dtype), 0 if where is None else where.data_ptr(), counts.data_ptr(),
-        counts.shape[1], ends.data_ptr(), FORMS.index(form), KINDS.index(kind.kind), POWERS.index(kind.power), mirrored,
-        octaves, kind.kind in ("exponent", "octave") and not mirrored, kept_bits, time_steps, bases, tables[4].numel(),
-        *(table.data_ptr() for table in tables), SHARED.index(shared), 0 if exponents is None else exponents.data_ptr(),
-        prod(x.shape[dim:][1:]), x.shape[dim] if x.dim() else 1, row,
+        counts.shape[1], ends.data_ptr(), FORMS.index(asked.form), KINDS.index(kind.kind), POWERS.index(kind.power),
+        asked.mirrored, asked.octaves, kind.kind in ("exponent", "octave") and not asked.mirrored, asked.kept_bits,
+        time_steps, bases, tables[4].numel(),
+        *(table.data_ptr() for table in tables), SHARED.index(asked.shared),
+        0 if exponents is None else exponents.data_ptr(), prod(x.shape[asked.dim :][1:]),
+        x.shape[asked.dim] if x.dim() else 1, row,
     ))  # fmt: skip
     teams.run(
         compiled.neuron.address or 0, arguments.buffer_info()[0], x.numel(), threads, row or compiled.BLOCK

@@ -1,0 +1,43 @@
+"""What is asked of a neuron that a backend computes in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Asked(NamedTuple):
+    """The arguments of ``operator.neuron`` beside its input x [...], in the order of the operator's.
+
+    tables: in the order of TABLE_FIELDS. form: 'identity' (closed.encode_identity with kept_bits), 'first_spike' (kept_bits
+    choose the basis), 'closed' or 'steps'. reduction: its name. where: what is counted (None: all). shared: who has one of
+    the power-of-two scales 2^exponents (int32) in common, '' (nobody), 'tensor' (one), 'channel' (one per entry of dim;
+    then the ends are of the scaled x) or 'token' (one per entry of the others). scores: x, contiguous float32, are those of
+    a softmax over the last dimension and the neuron is 2^x; the values are the numerators, the ends the powers', counts [1]
+    how many are sent.
+    """
+
+    tables: Sequence[Tensor]
+    form: str
+    reduction: str
+    mirrored: bool
+    octaves: bool
+    kept_bits: int
+    where: Tensor | None
+    counted: bool
+    shared: str = ""
+    exponents: Tensor | None = None
+    dim: int = -1
+    scores: bool = False
+
+    @property
+    def in_order(self) -> bool:
+        """Whether the order of the elements counts; then the output is contiguous."""
+        return self.exponents is not None or self.scores
+
+    @property
+    def slots(self) -> int:
+        """How many counts come back."""
+        return self.tables[0].numel() + 1 if self.counted else int(self.scores)
