@@ -5,7 +5,6 @@ A backend is a module or a package in this folder with ``missing()`` and ``refus
 
 from __future__ import annotations
 
-import importlib
 import logging
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from mbe_plugin.errors import BackendError
 from mbe_plugin.kernels import numba_cpu
+from mbe_plugin.kernels.libraries import why_absent
 
 # the host's rule: a kernel over all T steps is a matter of step mode 'm'; ours compute the decoded value of mode 's'
 SUPPORTED: dict[str, tuple[str, ...]] = {
@@ -102,23 +102,15 @@ def _triton() -> list[str]:
 
 
 def _cupy() -> list[str]:
-    return [*_without_cupy(), *_without_gpu(), "the CuPy kernel comes with a later release of mbe_plugin"]
+    return [
+        *why_absent("cupy", "CuPy", cupy_install()),
+        *_without_gpu(),
+        "the CuPy kernel comes with a later release of mbe_plugin",
+    ]
 
 
 def _without_gpu() -> list[str]:
     return [] if torch.cuda.is_available() else ["there is no CUDA GPU (torch.cuda.is_available() is False)"]
-
-
-def _without_cupy() -> list[str]:
-    try:
-        importlib.import_module("cupy")
-    except ModuleNotFoundError as error:
-        if error.name == "cupy":
-            return [f"CuPy is not installed ({cupy_install()})"]
-        return [f"CuPy does not load ({error})"]
-    except ImportError as error:
-        return [f"CuPy does not load ({error})"]
-    return []
 
 
 _MISSING: dict[str, Callable[[], list[str]]] = {

@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from mbe_plugin.operators.neuron import CalibratedNode
@@ -37,6 +37,11 @@ class _Calls(threading.local):
 
 
 CALLS = _Calls()
+
+
+def passed_on(before: StandIn | None, node: CalibratedNode, *args: Any, **kwargs: Any) -> Tensor:
+    """The call that a stand-in passes on: to the one that stood there before it, or to the neuron and its hooks."""
+    return nn.Module.__call__(node, *args, **kwargs) if before is None else before(node, *args, **kwargs)
 
 
 @contextmanager

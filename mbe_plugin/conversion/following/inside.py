@@ -13,7 +13,7 @@ from math import prod
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from mbe_plugin.conversion.following.fan_out import ELEMENTWISE, MATRIX_PRODUCTS, counted_arrivals
@@ -30,7 +30,7 @@ from mbe_plugin.operators import (
     SpikingOperator,
     Unary,
 )
-from mbe_plugin.operators.calls import CALLS
+from mbe_plugin.operators.calls import CALLS, passed_on
 from mbe_plugin.recording import Amplitudes, Delivery, Ledger, Sent, joined, looking, sent_by
 
 READ_OUT = "read-out"
@@ -77,10 +77,9 @@ class Inside(TorchFunctionMode):
     def __call__(self, node: CalibratedNode, *args: Any, **kwargs: Any) -> Tensor:
         """The neuron's call, and what it sends."""
         with torch._C.DisableTorchFunction():
-            call = nn.Module.__call__ if self._before is None else self._before
             with looking():
                 sent = self.sent(node, args[0].detach(), *args[1:], **kwargs)
-            out = call(node, *args, **kwargs)
+            out = passed_on(self._before, node, *args, **kwargs)
         self._last = sent
         self._sent[id(out)] = out, sent
         return out

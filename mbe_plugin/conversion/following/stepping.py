@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from mbe_plugin.conversion.following.sequences import Outputs, Run, SummedCall, other_way
 from mbe_plugin.errors import ConversionError
 from mbe_plugin.operators import CalibratedNode
-from mbe_plugin.operators.calls import CALLS, StandIn, calls_taken_by
+from mbe_plugin.operators.calls import CALLS, StandIn, calls_taken_by, passed_on
 
 _CALL = "_mbe_call"  # the attribute of a leaf that holds the number of the neuron's call
 
@@ -154,8 +154,7 @@ class _Complete:
         ] = {}  # call -> node, sums [T, ...] of its first spikes
 
     def __call__(self, node: CalibratedNode, *args: Any, **kwargs: Any) -> Tensor:
-        call = nn.Module.__call__ if self._before is None else self._before
-        out = call(node, *args, **kwargs)
+        out = passed_on(self._before, node, *args, **kwargs)
         if (
             self.calls in self.last
         ):  # copied now: the forward may write into the membrane and into out afterwards

@@ -11,14 +11,14 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from mbe_plugin.conversion.following.comparison import outputs_of
 from mbe_plugin.conversion.marks import tensors_of
 from mbe_plugin.conversion.vocabulary.catalogue import ORDINARY, SPELLINGS
 from mbe_plugin.operators import CalibratedNode
-from mbe_plugin.operators.calls import CALLS, calls_taken_by
+from mbe_plugin.operators.calls import CALLS, calls_taken_by, passed_on
 from mbe_plugin.recording import Latency, NeuronCall, Recording, latency_of
 
 _ATTRIBUTE = "_mbe_waits"
@@ -57,8 +57,7 @@ class Waits(TorchFunctionMode):
     def __call__(self, node: CalibratedNode, *args: Any, **kwargs: Any) -> Tensor:
         """The neuron's call, noted."""
         with torch._C.DisableTorchFunction():
-            call = nn.Module.__call__ if self._before is None else self._before
-            out = call(node, *args, **kwargs)
+            out = passed_on(self._before, node, *args, **kwargs)
         waits_for = self._made_of(t for _, t in tensors_of((args, kwargs)))
         self._keep(out, frozenset((len(self.calls),)))
         self.calls.append(NeuronCall(node.site, node.role, node.time_steps, waits_for))

@@ -6,10 +6,10 @@ the first call comes; the kernel is compiled then, and kept on the disk (NUMBA_C
 
 from __future__ import annotations
 
-import importlib
-
 import torch
 from torch import Tensor
+
+from mbe_plugin.kernels.libraries import why_absent
 
 INSTALL = "pip install 'mbe_plugin[fast]'"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -17,15 +17,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 def missing() -> list[str]:
     """What keeps the backend from running here; nothing where it can."""
-    try:
-        importlib.import_module("numba")
-    except ModuleNotFoundError as error:
-        if error.name == "numba":
-            return [f"Numba is not installed ({INSTALL})"]
-        return [f"Numba does not load ({error})"]
-    except ImportError as error:  # so it says that it does not fit the NumPy that is there
-        return [f"Numba does not load ({error})"]
-    return []
+    return why_absent("numba", "Numba", INSTALL)
 
 
 def refusal(x: Tensor) -> str | None:
