@@ -181,11 +181,13 @@ class NeuronBuilder:
             scale = "tensor" if code == "first_spike" else "token"
         if scale != "element":
             center = statistics.medians if centered and linear and scale in STATIC_SCALES else None
-            reach = statistics.channels if scale == "channel" else torch.tensor(statistics.magnitude)
-            assert reach is not None
+            channels = statistics.channels
+            reach = channels if scale == "channel" else torch.tensor(statistics.magnitude)
             if center is not None:
-                furthest = (statistics.channels if statistics.channels is not None else reach) + center.abs()
+                assert channels is not None  # of the same calls as the medians
+                furthest = channels + center.abs()
                 reach = furthest if scale == "channel" else furthest.max()
+            assert reach is not None
             reach = reach.float() * (1 + self.config.margin)
             limit = 1.0 if scale == "channel" else reach.item()
             tables_of = first_spike_tables if code == "first_spike" else shared_scale_tables
