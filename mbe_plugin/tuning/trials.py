@@ -72,7 +72,7 @@ def prices(
     place: Place, tried: Sequence[Trial], recording: Recording, costs: Mapping[str, float]
 ) -> list[float]:
     """pJ of each choice in a recorded forward of the network, by the complete accounting of ``mbe_plugin.energy``."""
-    elements = recording.neurons[place.node.site, place.node.role].elements
+    elements = recording.neurons[place.site.name, place.role].elements
     met = _met(recording.deliveries or {}, place.site.name)
     found, amplitudes = [], [amplitudes_of(code) for code in place.codes]
     for (number, _), trial in zip(place.choices, tried, strict=True):

@@ -15,9 +15,10 @@ from mbe_plugin.analysis.energy.measure import billed, counted
 from mbe_plugin.config import MBEConfig
 from mbe_plugin.conversion.batches import as_call
 from mbe_plugin.conversion.convert import calibrate, convert
-from mbe_plugin.conversion.marks import holds_numbers, tensors_of
+from mbe_plugin.conversion.following.comparison import outputs_of
 from mbe_plugin.conversion.progress import Progress, Tell
 from mbe_plugin.errors import ConversionError
+from mbe_plugin.recording import record
 from mbe_plugin.tuning.choice import chosen, path
 from mbe_plugin.tuning.menu import MENU
 from mbe_plugin.tuning.places import places_of
@@ -97,16 +98,12 @@ class Closeness:
 
 def first_floating(out: Any) -> Tensor:
     """The first floating tensor of what a network returns."""
-    found = next((t for _, t in tensors_of(_plain(out)) if holds_numbers(t)), None)
-    if found is None:
+    found = outputs_of(out)
+    if not found:
         raise ConversionError(
             f"no floating tensor in what the model returns ({type(out).__name__}); say which: outputs="
         )
-    return found
-
-
-def _plain(out: Any) -> Any:
-    return dict(out) if isinstance(out, Mapping) else out
+    return found[0]
 
 
 def _parted(batches: list[Any], held_out: Sequence[Any] | None) -> tuple[list[Any], list[Any]]:
@@ -137,7 +134,7 @@ class Search:
         costs: Mapping[str, float],
         tell: Progress,
     ) -> None:
-        self.model, self.config, self.menu, self.tell = model, config, menu, tell
+        self.config, self.menu, self.tell = config, menu, tell
         recorded = calibrate(model, known)
         self.snn = convert(model, recorded, replace(config, gradient="slope"))
         self.places = places_of(self.snn, recorded.sites, config, menu)
@@ -150,7 +147,9 @@ class Search:
         # a place that does not reach the outputs stays as it is: nothing is known of what it does
         reaching = [bool(calls) and all(call.pulled for call in calls) for calls in seen]
         self.places = list(itertools.compress(self.places, reaching))
-        recording = counted(self.snn, held_out[0]).recording
+        args, kwargs = as_call(held_out[0], self.snn)
+        with torch.no_grad(), record(self.snn, deliveries=True) as recording:
+            self.snn(*args, **kwargs)
         added, cost = [], []
         for index, (place, calls) in enumerate(
             zip(self.places, itertools.compress(seen, reaching), strict=True)
