@@ -14,6 +14,7 @@ from typing import Any
 from examples._shared.measure import interleaved_medians, machine
 
 RESULTS = Path(__file__).parent / "results"
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"  # beside a checkout of this project
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

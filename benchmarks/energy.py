@@ -27,7 +27,7 @@ from torch import nn
 from tqdm import tqdm
 
 import mbe_plugin
-from benchmarks._common import RESULTS, markdown_table, provenance, revision, write_csv
+from benchmarks._common import DATA, RESULTS, markdown_table, provenance, revision, write_csv
 from benchmarks.energy_figure import frontier
 from benchmarks.energy_row import Row, read
 from benchmarks.real import geometry, images, language, sentences
@@ -162,10 +162,8 @@ def text(made: list[Row]) -> str:
         loss = f"{row.loss:.2f} {'points' if row.measure == 'accuracy' else '%'}"
         energies = [getattr(row, column(*names)) for names in COLUMNS]
         closeness = f"{row.minimum_cosine:.5f}"
-        percent = ["" if math.isnan(share) else f"{share:.1%}" for share in energies]
-        cells.append(
-            [row.network, row.setting, row.items, loss, row.changed, closeness, *percent, row.steps or ""]
-        )
+        percent = [f"{share:.1%}" for share in energies]
+        cells.append([row.network, row.setting, row.items, loss, row.changed, closeness, *percent, row.steps])
     return f"""# Energy
 
 The SNN's energy in percent of the ANN's, by accounting and the ANN's precision (docs/energy.md), of one batch without
@@ -183,8 +181,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    default = Path(__file__).resolve().parents[2] / "shared" / "data"
-    parser.add_argument("--data", type=Path, default=default, help="default: ../shared/data")
+    parser.add_argument("--data", type=Path, default=DATA, help="default: ../shared/data")
     parser.add_argument(
         "--only", nargs="+", default=["*"], metavar="PATTERN", help="shell patterns on names of networks"
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from pathlib import Path
 class Row:
     """One network and setting; loss in points of accuracy or percent of perplexity, shares of the ANN's energy.
 
-    steps: from input to output. Rows of earlier runs may lack the last three.
+    steps: from input to output.
     """
 
     network: str
@@ -27,9 +26,9 @@ class Row:
     complete_int8: float
     published: float
     commit: str
-    memory_float32: float = math.nan
-    memory_integer: float = math.nan
-    steps: int = 0
+    memory_float32: float
+    memory_integer: float
+    steps: int
 
 
 def read(path: Path) -> list[Row]:

@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,16 +50,9 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(Setting):
     """What was measured of a setting; memory in MiB beyond what the process held before the forward."""
 
-    network: str
-    backend: str
-    simulate: str
-    time_steps: int
-    batch: int
-    length: int
-    threads: int
     ann_seconds: float
     snn_seconds: float
     time_ratio: float
@@ -139,7 +133,7 @@ def _times(setting: Setting, rounds: int) -> dict[str, float]:
         with mbe_plugin.count_spikes(snn):
             snn(**inputs)
 
-    calls: dict[str, Callable[[], Any]] = {name: lambda m=m: m(**inputs) for name, m in networks.items()}  # type: ignore[misc]
+    calls: dict[str, Callable[[], Any]] = {name: partial(m, **inputs) for name, m in networks.items()}
     return interleaved_medians({**calls, "counted": counted}, rounds)
 
 

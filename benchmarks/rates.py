@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 import mbe_plugin
-from benchmarks._common import RESULTS, markdown_table, provenance
+from benchmarks._common import DATA, RESULTS, markdown_table, provenance
 from benchmarks.real import sentences
 from mbe_plugin import MBEConfig, RangeWarning
 from mbe_plugin.recording import NeuronEvents, Recording
@@ -43,8 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    default = Path(__file__).resolve().parents[2] / "shared" / "data"
-    parser.add_argument("--data", type=Path, default=default, help="default: ../shared/data")
+    parser.add_argument("--data", type=Path, default=DATA, help="default: ../shared/data")
     warnings.simplefilter("ignore", RangeWarning)
     [workload] = sentences.sentences(parser.parse_args().data, "SST-2", 64, fitted=False)
     recorded = mbe_plugin.calibrate(workload.ann, workload.parts[0].calibration)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from benchmarks._common import RESULTS
+from benchmarks._common import DATA, RESULTS
 from benchmarks.real import cost, images, language, quality, report, sentences
 from benchmarks.real.workload import Row, Workload
 from mbe_plugin import MBEConfig, RangeWarning
@@ -142,8 +142,7 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    default = Path(__file__).resolve().parents[2] / "shared" / "data"
-    add("--data", type=Path, default=default, help="default: ../shared/data")
+    add("--data", type=Path, default=DATA, help="default: ../shared/data")
     add("--pass", dest="work", choices=("quality", "cost", "report"), default="quality")
     add("--only", nargs="+", default=["*"], metavar="PATTERN", help="shell patterns on 'network: task'")
     add("--time-steps", type=int, nargs="+", metavar="T")
