@@ -151,10 +151,8 @@ class MBEConfig:
         between = {"time_steps": 16, "identity_bases": 128}
         roles: dict[str, Mapping[str, Any]] = {
             "encoders.*": layers,
-            "deviation": {
-                "time_steps": 20,
-                "identity_bases": 256,
-            },  # massive activations beside ordinary ones
+            # massive activations beside ordinary ones
+            "deviation": {"time_steps": 20, "identity_bases": 256},
             **dict.fromkeys(("query", "key", "value", "weights", "mixed"), between),
         }
         sites = tuple((f"*|{role}", settings) for role, settings in roles.items())

@@ -11,9 +11,7 @@ from mbe_plugin.operators.ranges import hold
 from mbe_plugin.operators.unary import LOG2_E
 
 DEEPEST = -125.0  # 2^-125 of the row's largest is where a weight is sent no more
-WEIGHT = (
-    "weight"  # the function of a neuron that encodes 2^z, in [0, 1], once more; nn.Identity where it need not
-)
+WEIGHT = "weight"  # the function of a neuron that encodes 2^z once more; an nn.Identity where it need not
 MOST_SCORES = 1 << 24  # attention scores held at a time; the queries of longer sequences take turns
 
 

@@ -76,8 +76,8 @@ class Deliveries:
         self.per_basis = self.per_basis.to(found.device) + delivery.spikes / delivery.bases
         self.products += delivery.products
         key = delivery.amplitudes, delivery.weighted
-        met = torch.tensor([0, delivery.synapses, delivery.outputs])
-        met = torch.cat([found.sum()[None], met[1:].to(found.device)])
+        places = torch.tensor([delivery.synapses, delivery.outputs], device=found.device)
+        met = torch.cat([found.sum()[None], places])
         before = self.arrived.get(key)
         self.arrived[key] = met if before is None else before.to(met.device) + met
 

@@ -13,7 +13,7 @@ from mbe_plugin.recording import Recording
 ACCOUNTINGS = {
     "complete": (
         "everything that the simulated network does: spikes and side events at every synapse, pairs as pairs, "
-        "comparisons, resets, read-outs, table reads and what stays exact; memory traffic is not counted"
+        "amplitudes, comparisons, resets, read-outs, table reads and what stays exact; memory traffic is not counted"
     ),
     "memory": (
         "complete, and what it takes to read weights, to keep membranes and to move events and numbers, by our own model "
