@@ -67,8 +67,9 @@ class MBEConfig:
     simulate: 'closed', 'steps' (every step loop is run) or 'events' (and every event is delivered on its own: it adds its
     amount times a row of weights to the outputs that it reaches; slow, without gradients); all give the same spikes for
     the same inputs.
-    backend: whose kernels compute the neurons' decoded values; the spikes are the same. 'auto' takes 'numba' on the CPU
-    where Numba is installed, else 'torch'; see MBENode. Files hold it as a wish: where it cannot run, load() takes 'auto'.
+    backend: whose kernels compute the neurons' decoded values; the spikes are the same. 'auto' takes 'numba' on the CPU and
+    'triton' on CUDA, where they are installed, else 'torch'; see MBENode. Files hold it as a wish: where it cannot run,
+    load() takes 'auto'.
     gradient: what the backward pass takes for a neuron's derivative: 'surrogate' (the step loop's, with a surrogate for the
     comparison's) or 'slope' (that of the decoded function, straight through the staircase; not with family 'published').
     strict: refuse a model in which an operator on activations is neither spiking nor exact by design.

@@ -61,9 +61,10 @@ class MBENode(base.MemoryModule):
     the decoded staircase follows: 1 for an identity, 0 where the neuron saturates. Neither changes the output, and with
     simulate 'closed' neither runs the loop's graph.
 
-    backend: whose kernels compute decoded values and count events; the spikes are the same. 'auto' takes 'numba' for
-    float32, bfloat16 and float16 on the CPU where Numba is installed, else 'torch'. 'numba' runs or raises. Trains that are
-    spelled out (``spikes``, ``weighted_spikes``, step_mode 'm') are made by torch, and so is what autograd must follow.
+    backend: whose kernels compute decoded values and count events; the spikes are the same. 'auto' takes, for float32,
+    bfloat16 and float16, 'numba' on the CPU and 'triton' on CUDA, where they are installed, else 'torch'. One asked for by
+    name runs or raises. Trains that are spelled out (``spikes``, ``weighted_spikes``, step_mode 'm') are made by torch, and
+    so is what autograd must follow.
     ``supported_backends`` lists those of the step mode, on every host; not every one can run everywhere.
 
     Raises TypeError for an input that is not a floating tensor and for tables of another type, ValueError for a wrong
@@ -201,9 +202,10 @@ class MBENode(base.MemoryModule):
             raise ValueError(
                 f"step_mode 'm' takes [T, ...] with T = {self.time_steps}, got {list(x_seq.shape)}"
             )
-        if self.backend == "numba":
+        if self.backend in backends.ONE_PASS:
             raise BackendError(
-                f"{type(self).__name__} has the backend 'numba' in step_mode 's' only and is in 'm'; take backend='auto'"
+                f"{type(self).__name__} has the backend {self.backend!r} in step_mode 's' only and is in 'm'; "
+                "take backend='auto'"
             )
         return self.weighted_spikes(x_seq.sum(0))
 
@@ -323,7 +325,7 @@ class MBENode(base.MemoryModule):
 
     def _takes_kernel(self, x: Tensor) -> bool:
         """Whether a compiled kernel computes the decoded value of x."""
-        return backends.runs_on(self.backend, x) == "numba"
+        return backends.runs_on(self.backend, x) in backends.ONE_PASS
 
     def _by_kernel(
         self, x: Tensor, where: Tensor | None = None, counted: bool = False, **more: Any

@@ -14,7 +14,7 @@ from mbe_plugin.node import MBENode
 
 
 def set_backend(net: nn.Module, backend: str) -> None:
-    """Let every MBE neuron of a network run on a backend: 'auto', 'torch' or 'numba'; the spikes are the same.
+    """Let every MBE neuron of a network run on a backend: 'auto', 'torch', 'numba' or 'triton'; the spikes are the same.
 
     net: a converted network, or any module that holds an MBENode. Raises BackendError for a name that nobody knows and for
     a backend that cannot run here (``python -m mbe_plugin.env`` lists them), ValueError for a module without MBE neurons;

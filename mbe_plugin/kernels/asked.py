@@ -16,7 +16,8 @@ class Asked(NamedTuple):
     the power-of-two scales 2^exponents (int32) in common, '' (nobody), 'tensor' (one), 'channel' (one per entry of dim;
     then the ends are of the scaled x) or 'token' (one per entry of the others). scores: x, contiguous float32, are those of
     a softmax over the last dimension and the neuron is 2^x; the values are the numerators, the ends the powers', counts [1]
-    how many are sent.
+    how many are sent. calibrated: on CUDA, a range [2], float32; then two counts follow: how many inputs that are asked
+    about lie beyond it, and how many of those beyond ``accurate``, two numbers (None: it). Of a softmax, of the powers.
     """
 
     tables: Sequence[Tensor]
@@ -31,6 +32,8 @@ class Asked(NamedTuple):
     exponents: Tensor | None = None
     dim: int = -1
     scores: bool = False
+    calibrated: Tensor | None = None
+    accurate: Sequence[float] | None = None
 
     @property
     def in_order(self) -> bool:
@@ -40,4 +43,10 @@ class Asked(NamedTuple):
     @property
     def slots(self) -> int:
         """How many counts come back."""
-        return self.tables[0].numel() + 1 if self.counted else int(self.scores)
+        events = self.tables[0].numel() + 1 if self.counted else int(self.scores)
+        return events + self.range_slots
+
+    @property
+    def range_slots(self) -> int:
+        """How many of them are of the range."""
+        return 0 if self.calibrated is None else 2

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mbe_plugin.errors import BackendError
-from mbe_plugin.kernels import numba_cpu
+from mbe_plugin.kernels import numba_cpu, triton_gpu
 from mbe_plugin.kernels.libraries import why_absent
 
 # the host's rule: a kernel over all T steps is a matter of step mode 'm'; ours compute the decoded value of mode 's'
@@ -24,6 +24,7 @@ SUPPORTED: dict[str, tuple[str, ...]] = {
 }
 Backend = Literal["auto", "torch", "numba", "triton", "cupy"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
+ONE_PASS = {"numba": numba_cpu, "triton": triton_gpu}  # those that compute a decoded value in one call
 PLAIN = (Tensor, torch.nn.Parameter)  # inputs whose type means nothing of its own
 
 
@@ -56,49 +57,55 @@ def check_known(backend: object, who: str) -> None:
 
 
 def runs_on(backend: str, x: Tensor) -> str:
-    """'torch' or 'numba': what computes a decoded value of x [...].
+    """'torch' or one of ONE_PASS: what computes a decoded value of x [...].
 
     Raises BackendError for an input for which a backend asked for by name has no kernel.
     """
     if backend == "auto":
         return _automatic(x)
-    if backend == "numba" and (why := numba_cpu.refusal(x)):
-        raise BackendError(f"backend 'numba' has no kernel for {why}; take backend='auto' or 'torch'")
-    return backend if backend == "numba" else "torch"
+    if backend not in ONE_PASS:
+        return "torch"
+    if why := ONE_PASS[backend].refusal(x):
+        raise BackendError(f"backend {backend!r} has no kernel for {why}; take backend='auto' or 'torch'")
+    return backend
 
 
 def _automatic(x: Tensor) -> str:
     # a compiler and a subclass of Tensor (DTensor, say) know what torch's own operators do
-    if torch.compiler.is_compiling() or type(x) not in PLAIN or numba_cpu.refusal(x):
+    if torch.compiler.is_compiling() or type(x) not in PLAIN:
         return "torch"
-    return "numba" if _numba_is_there() else "torch"
+    backend = "triton" if x.device.type == "cuda" else "numba"
+    return backend if not ONE_PASS[backend].refusal(x) and backend in _taken() else "torch"
 
 
 @cache
-def _numba_is_there() -> bool:
+def _taken() -> frozenset[str]:
     logging.getLogger("mbe_plugin").info(automatic())
-    return not numba_cpu.missing()
+    return frozenset(name for name in _devices() if not missing(name))
 
 
 def automatic() -> str:
     """What the backend 'auto' takes here and why, in one sentence."""
-    reasons = numba_cpu.missing()
-    if reasons:
-        return f"backend 'auto' is torch: {', '.join(reasons)}"
+    found = {name: missing(name) for name in _devices()}
+    absent = ", ".join(reason for reasons in found.values() for reason in reasons)
+    if all(found.values()):
+        return f"backend 'auto' is torch: {absent}"
+    taken = " and ".join(f"{name} on {device}" for name, device in _devices().items() if not found[name])
     return (
-        "backend 'auto' is numba for float32, bfloat16 and float16 on the CPU, where one compiled pass is the cheapest, "
-        "and torch for other inputs and in compiled forwards"
+        f"backend 'auto' is {taken} for float32, bfloat16 and float16, where one compiled pass is the cheapest, and torch "
+        f"for other inputs and in compiled forwards{absent and f' ({absent})'}"
     )
+
+
+def _devices() -> dict[str, str]:
+    """The backends of this machine's devices."""
+    return {"numba": "the CPU"} | ({"triton": "CUDA"} if torch.cuda.is_available() else {})
 
 
 def cupy_install() -> str:
     """The command that installs the CuPy of this torch's CUDA."""
     major = (torch.version.cuda or "12").split(".")[0]
     return f"pip install cupy-cuda{major}x"
-
-
-def _triton() -> list[str]:
-    return [*_without_gpu(), "the Triton kernels come with a later release of mbe_plugin"]
 
 
 def _cupy() -> list[str]:
@@ -114,7 +121,6 @@ def _without_gpu() -> list[str]:
 
 
 _MISSING: dict[str, Callable[[], list[str]]] = {
-    "numba": numba_cpu.missing,
-    "triton": _triton,
+    **{name: backend.missing for name, backend in ONE_PASS.items()},
     "cupy": _cupy,
 }

@@ -1,7 +1,7 @@
 """The neuron as one operator of torch's: ``torch.ops.mbe_plugin.neuron``, which compilers keep whole and export.
 
-Its kernels are those of the backends that compute a neuron in one call; on the CPU Numba's. The backend 'torch' is made of
-torch's own operators, which a compiler follows by itself.
+Its kernels are those of the backends that compute a neuron in one call: on the CPU Numba's, on a CUDA GPU Triton's. The
+backend 'torch' is made of torch's own operators, which a compiler follows by itself.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from mbe_plugin.errors import BackendError
-from mbe_plugin.kernels import numba_cpu
+from mbe_plugin.kernels import numba_cpu, triton_gpu
 from mbe_plugin.kernels.asked import Asked
 from mbe_plugin.kernels.backends import PLAIN
 
 _SCHEMA = (
     "neuron(Tensor x, Tensor[] tables, str form, str reduction, bool mirrored, bool octaves, int kept_bits, "
-    "Tensor? where, bool counted, str shared='', Tensor? exponents=None, int dim=-1, bool scores=False) "
-    "-> (Tensor, Tensor, Tensor)"
+    "Tensor? where, bool counted, str shared='', Tensor? exponents=None, int dim=-1, bool scores=False, "
+    "Tensor? calibrated=None, float[]? accurate=None) -> (Tensor, Tensor, Tensor)"
 )
 _LIBRARY = torch.library.Library("mbe_plugin", "FRAGMENT")
 _LIBRARY.define(_SCHEMA, tags=(torch.Tag.pt2_compliant_tag,))
@@ -31,13 +31,32 @@ def call(x: Tensor, *asked: Any) -> Found:
     """Decoded values as x [...]; the least and largest x, float32 [2], NaN where one is; counts, int64 [T * N + 1].
 
     asked: see Asked. counts: spikes per step and basis, then how many exponents were sent; [0] unless ``counted``.
-    Raises BackendError without Numba.
+    Raises BackendError without the library of x's device, and for what has no kernel there.
     """
-    if reasons := numba_cpu.missing():
-        raise BackendError(f"torch.ops.mbe_plugin.neuron cannot run on the CPU here: {', '.join(reasons)}")
+    return _on_cuda(x, Asked(*asked)) if x.device.type == "cuda" else _on_cpu(x, Asked(*asked))
+
+
+def _on_cpu(x: Tensor, asked: Asked) -> Found:
+    _require("the CPU", numba_cpu.missing(), numba_cpu.refusal(x))
+    if asked.calibrated is not None:
+        raise BackendError("torch.ops.mbe_plugin.neuron counts what leaves a range on CUDA only")
     from mbe_plugin.kernels.numba_cpu import calls
 
-    return calls.neuron(x, Asked(*asked))
+    return calls.neuron(x, asked)
+
+
+def _on_cuda(x: Tensor, asked: Asked) -> Found:
+    _require("CUDA", triton_gpu.missing(), triton_gpu.refusal(x))
+    from mbe_plugin.kernels.triton_gpu import calls
+
+    return calls.neuron(x, asked)
+
+
+def _require(device: str, reasons: list[str], refusal: str | None) -> None:
+    if reasons:
+        raise BackendError(f"torch.ops.mbe_plugin.neuron cannot run on {device} here: {', '.join(reasons)}")
+    if refusal:
+        raise BackendError(f"torch.ops.mbe_plugin.neuron has no kernel on {device} for {refusal}")
 
 
 def neuron(x: Tensor, asked: Asked) -> Found:
@@ -53,7 +72,7 @@ def _unwatched(x: Tensor) -> bool:
     # the dispatcher takes as long as the kernel for a thousand elements
     return (
         type(x) in PLAIN
-        and x.device.type == "cpu"
+        and x.device.type in ("cpu", "cuda")
         and not torch.compiler.is_compiling()
         and torch._C._len_torch_dispatch_stack() == 0
         and torch._C._functorch.peek_interpreter_stack() is None
@@ -70,15 +89,16 @@ def _like(x: Tensor, *args: Any) -> Found:
 def _batched(info: object, in_dims: tuple, x: Tensor, *args: Any) -> tuple[Found, tuple[int | None, ...]]:
     """Under vmap a batch is another dimension. Raises BackendError where elements do not go one by one."""
     asked = Asked(*args)
-    mapped = any(dim is not None for dim in [*in_dims[1], *in_dims[2:]])
+    mapped = any(dim is not None for dim in [*in_dims[1], *in_dims[2:]] if not isinstance(dim, list | tuple))
     if mapped or asked.counted or asked.shared:
         raise BackendError(
-            "under torch.vmap backend 'numba' counts no events and maps no tables or scales; take backend='torch'"
+            "under torch.vmap a neuron's kernel counts no events and maps no tables or scales; take backend='torch'"
         )
     return _operator(x, *args), (in_dims[0], None, None)
 
 
-_LIBRARY.impl("neuron", call, "CPU")
+for _device in ("CPU", "CUDA"):
+    _LIBRARY.impl("neuron", call, _device)
 torch.library.register_fake("mbe_plugin::neuron", _like, lib=_LIBRARY)
 torch.library.register_vmap("mbe_plugin::neuron", _batched, lib=_LIBRARY)
 _operator = torch.ops.mbe_plugin.neuron.default

@@ -124,16 +124,39 @@ class CalibratedNode(MBENode):
     def _in_one_pass(self, x: Tensor, where: Tensor | None) -> Tensor:
         """forward(x, where=where) where _passes_once(x)."""
         sent = self.without_dead_zone(x)
-        y, ends, counts = self._by_kernel(sent, where, counted=self.spike_listener is not None)
-        self.count_range(x, where, ends if sent is x else None)
+        ranged = self._ranged(x) if sent is x else {}
+        y, ends, counts = self._by_kernel(sent, where, counted=self.spike_listener is not None, **ranged)
+        if ranged:
+            self.see(x, where)
+            counts = self._without_range(counts)
+        else:
+            self.count_range(x, where, ends if sent is x else None)
         if self.spike_listener is not None:
             self.spike_listener(sent, where, None, (*self._counts_of(counts), None))
         return y
 
-    def numerators(self, scores: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+    def _ranged(self, x: Tensor) -> dict[str, Any]:
+        """What makes a kernel count what leaves the range, off the CPU, where nobody waits for its ends."""
+        if x.device.type == "cpu":
+            return {}
+        return {"calibrated": self.calibrated, "accurate": self._accurate_numbers(x.dtype)}
+
+    def _accurate_numbers(self, dtype: torch.dtype) -> tuple[float, float] | None:
+        """accurate_range() for a kernel."""
+        return self.accurate_range(dtype)
+
+    def _without_range(self, counts: Tensor) -> Tensor:
+        """Counts of a kernel that was _ranged() less those of the range, which are added to this neuron's."""
+        left, lost = counts[-2], counts[-1]
+        self.outside += lost
+        self.beyond += left - lost
+        return counts[:-2]
+
+    def numerators(self, scores: Tensor) -> tuple[Tensor, Tensor | None, Tensor] | None:
         """Where nobody looks at the inputs: 2^x of a softmax's scores over the last dimension, as Softmax has it.
 
-        With the ends [2] of the powers and how many are sent [], which the caller counts. None where it goes the long way.
+        With the ends [2] of the powers (None where their range has been counted) and how many are sent [], which the
+        caller counts. None where it goes the long way.
         """
         listener = self.spike_listener
         alone = (
@@ -148,10 +171,12 @@ class CalibratedNode(MBENode):
         )
         if not alone or hooked or torch.compiler.is_compiling() or not self._passes_once(scores):
             return None
-        y, ends, counts = self._by_kernel(scores, counted=listener is not None, scores=True)
+        ranged = self._ranged(scores)
+        y, ends, counts = self._by_kernel(scores, counted=listener is not None, scores=True, **ranged)
+        counts = self._without_range(counts) if ranged else counts
         if listener is not None:
             listener(scores, None, None, (*self._counts_of(counts), counts[-1]))
-        return y, ends, counts[-1]
+        return y, None if ranged else ends, counts[-1]
 
     def decoded(self, x: Tensor, dim: int = -1) -> Tensor:
         """forward(x, dim) without hooks or counters."""
@@ -288,8 +313,14 @@ class SharedScaleNode(CalibratedNode):
         """forward(x, dim, where) where _passes_once(x), for contiguous x and without a listener."""
         sent = self.without_dead_zone(x)
         exponents = self._exponent(sent.to(compute_dtype(x)), dim)
-        y, ends, _ = self._by_kernel(sent, shared=self.shared, exponents=exponents, dim=dim)
-        if self.shared != "channel":
+        ranged = self._ranged(x) if sent is x else {}
+        y, ends, counts = self._by_kernel(
+            sent, where, shared=self.shared, exponents=exponents, dim=dim, **ranged
+        )
+        if ranged:
+            self.see(x, where)
+            self._without_range(counts)
+        elif self.shared != "channel":
             self.count_range(x, where, ends if sent is x else None)
         elif not hold(self.calibrated, ends_of(x, ends)):
             self.count_range(self.scaled(x, dim)[0], where)
@@ -336,6 +367,10 @@ class SharedScaleNode(CalibratedNode):
             return None
         reach = power_of_two(self.exponents, torch.float32)
         return -reach, reach
+
+    def _accurate_numbers(self, dtype: torch.dtype) -> tuple[float, float] | None:
+        # the reach of 'tensor' is in its exponents, which the kernel has
+        return self.accurate_range(dtype) if self.shared == "token" else None
 
     def _exponent(self, work: Tensor, dim: int) -> Tensor:
         if self.shared == "token":

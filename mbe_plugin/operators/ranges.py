@@ -46,6 +46,8 @@ class RangeNotice:
         """Off the CPU, where a neuron does not look at its own counts, look at all of them at once, after a forward."""
         if self.given or not self.nodes or self.nodes[0].outside.device.type == "cpu":
             return
+        if torch.cuda.is_current_stream_capturing():  # nothing has run, and nothing may be waited for
+            return
         self.check()
 
     def check(self) -> None:

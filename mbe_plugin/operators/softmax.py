@@ -69,9 +69,9 @@ def _powers(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     return torch.where(sent | z.isnan(), z, 0.0), sent
 
 
-def _noted(exp2: CalibratedNode, x: Tensor, y: Tensor, ends: Tensor, sent: Tensor) -> Tensor:
+def _noted(exp2: CalibratedNode, x: Tensor, y: Tensor, ends: Tensor | None, sent: Tensor) -> Tensor:
     """y, after the powers' range has been counted."""
-    if hold(exp2.calibrated, (ends[0], ends[1])):
+    if ends is None or hold(exp2.calibrated, (ends[0], ends[1])):
         exp2.seen += sent
     else:
         exp2.count_range(*_powers(x, -1))

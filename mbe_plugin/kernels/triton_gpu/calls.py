@@ -1,0 +1,126 @@
+"""A neuron's call as the kernels take it."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mbe_plugin.kernels.asked import Asked
+from mbe_plugin.kernels.triton_gpu import DTYPES
+from mbe_plugin.kernels.triton_gpu.compiled import kernels
+from mbe_plugin.neuron.scaling import REDUCTIONS
+
+BLOCK = 1024  # elements of a program
+WIDE = 1 << 30  # places within a shared scale's period that need 64 bits
+KEYS = 3  # what kernels.note_ends keeps
+
+Found = tuple[Tensor, Tensor, Tensor]
+
+
+def neuron(x: Tensor, asked: Asked, block: int = BLOCK) -> Found:
+    """operator.call on a CUDA GPU, on torch's current stream; float32, bfloat16 or float16."""
+    out, x, where = _laid_out(x, asked)
+    slots = asked.slots
+    found = torch.zeros(slots + KEYS, dtype=torch.int64, device=x.device)
+    ends = (
+        torch.full((2,), torch.nan, device=x.device)
+        if x.numel() == 0
+        else found.new_empty(2, dtype=torch.float32)
+    )
+    if x.numel():
+        with torch.cuda.device_of(x):
+            launch = _launch_rows if asked.scores else _launch_elements
+            launch(_bits(x), _bits(out), where, found, ends, asked, block)
+    return out, ends, found[:slots]
+
+
+def _laid_out(x: Tensor, asked: Asked) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The output, and input and mask in its layout, so that all of them are walked through as they lie in memory."""
+    out = torch.empty_like(x)
+    out = out.contiguous() if asked.in_order else out
+    if x.stride() != out.stride():
+        x = torch.empty_like(out).copy_(x)
+    where = asked.where
+    return out, x, None if where is None else torch.empty_like(out, dtype=torch.bool).copy_(where)
+
+
+def _bits(x: Tensor) -> Tensor:
+    return x.view(torch.int16) if x.dtype == torch.bfloat16 else x
+
+
+def _launch_elements(
+    x: Tensor, out: Tensor, where: Tensor | None, found: Tensor, ends: Tensor, asked: Asked, block: int
+) -> None:
+    exponents = x if asked.exponents is None else asked.exponents.contiguous()
+    inner, along = prod(x.shape[asked.dim :][1:]), x.shape[asked.dim] if x.dim() else 1
+    kernels.neuron[(_parts(x.numel(), block),)](
+        x, out, x if where is None else where.view(torch.uint8), *_tables(asked), exponents, found, ends,
+        *_limits(asked, x), x.numel(), inner, along, **_kind(asked),
+        DTYPE=DTYPES.get(x.dtype, "bfloat16"), MASKED=where is not None, SHARED=asked.shared,
+        WIDE=inner * along > WIDE, BLOCK=block, num_warps=4, enable_fp_fusion=False,
+    )  # fmt: skip
+
+
+def _launch_rows(
+    x: Tensor, out: Tensor, where: Tensor | None, found: Tensor, ends: Tensor, asked: Asked, block: int
+) -> None:
+    columns = x.shape[-1]
+    rows = x.numel() // columns
+    wide = min(_power_of_two(columns), block)
+    together = block // wide
+    kernels.numerators[(_parts(rows, together),)](
+        x, out, *_tables(asked), found, ends, *_limits(asked, x), rows, columns, **_kind(asked),
+        ROWS=together, COLUMNS=wide, num_warps=4, enable_fp_fusion=False,
+    )  # fmt: skip
+
+
+def _kind(asked: Asked) -> dict[str, Any]:
+    """What kind of neuron it is: the kernels' compile-time constants."""
+    time_steps, bases = asked.tables[0].shape
+    banks, reduction = asked.tables[4].numel(), REDUCTIONS[asked.reduction]
+    segments = banks // 2 if asked.mirrored else banks
+    keys = time_steps * bases if asked.form == "first_spike" else bases
+    return {
+        "FORM": asked.form,
+        "KIND": reduction.kind,
+        "POWER": reduction.power,
+        "ONE_SIDED": reduction.kind in ("exponent", "octave") and not asked.mirrored,
+        "MIRRORED": asked.mirrored,
+        "OCTAVES": asked.octaves,
+        "KEPT_BITS": asked.kept_bits,
+        "T": time_steps,
+        "N": bases,
+        "BANKS": banks,
+        "LEVELS": (segments - 1).bit_length(),
+        "BINS": _power_of_two(keys + 1),
+        "COUNTED": asked.counted,
+        "SLOTS": asked.slots - asked.range_slots,
+        "RANGED": asked.range_slots // 2,
+    }
+
+
+def _tables(asked: Asked) -> list[Tensor]:
+    return [table.contiguous() for table in asked.tables]
+
+
+def _limits(asked: Asked, x: Tensor) -> tuple[Tensor, float, float, float]:
+    """The calibrated range, the range of accuracy, and the largest number of the input's dtype."""
+    if asked.calibrated is None:
+        return x, 0.0, 0.0, 0.0
+    scaled = torch.float32 if asked.shared == "channel" else x.dtype
+    most = torch.finfo(torch.bfloat16 if scaled == torch.int16 else scaled).max
+    # a range without accuracy beyond it is not widened
+    low, high = asked.accurate if asked.accurate is not None else (most, -most)
+    return asked.calibrated, max(low, -most), min(high, most), most
+
+
+def _parts(size: int, part: int) -> int:
+    return -(-size // part)
+
+
+def _power_of_two(size: int) -> int:
+    """The least power of two that is no smaller."""
+    return 1 << (size - 1).bit_length()

@@ -1,0 +1,1 @@
+"""What Triton compiles; all of its files import it at their top."""

@@ -1,0 +1,212 @@
+"""The kernels: a neuron of every element, and the numerators of a softmax's rows."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from mbe_plugin.kernels.triton_gpu.compiled.counting import count, extremes, note_ends
+from mbe_plugin.kernels.triton_gpu.compiled.decoding import (
+    count_first_spike,
+    count_identity,
+    decode_closed,
+    decode_first_spike,
+    decode_steps,
+    encode_identity,
+    find_bank,
+    is_normal,
+)
+from mbe_plugin.kernels.triton_gpu.compiled.numbers import (
+    LARGEST_INTEGER,
+    LEAST_INTEGER,
+    MAGNITUDE,
+    bits_of,
+    block_start,
+    in_order,
+    ordered,
+    power_of_two,
+    read,
+    rounded_to,
+    shifted,
+    whole_below,
+    write,
+)
+from mbe_plugin.kernels.triton_gpu.compiled.reductions import restore, split
+
+LOG2_E = tl.constexpr(1.4426950408889634)
+LOWEST = tl.constexpr(-(2.0 - 2.0**-23) * 2.0**127)
+DEEPEST = tl.constexpr(-125.0)  # operators.softmax's
+
+
+@triton.jit
+def decode(
+    x, asked, counts, threshold, reset, intensity, weight, bias, offset, gain, breakpoints,
+    FORM: tl.constexpr, KIND: tl.constexpr, POWER: tl.constexpr, ONE_SIDED: tl.constexpr, MIRRORED: tl.constexpr,
+    OCTAVES: tl.constexpr, KEPT_BITS: tl.constexpr, T: tl.constexpr, N: tl.constexpr, BANKS: tl.constexpr,
+    LEVELS: tl.constexpr, BINS: tl.constexpr, COUNTED: tl.constexpr, SLOTS: tl.constexpr,
+):  # fmt: skip
+    """The decoded values of x; what ``asked`` elements send is added to counts [SLOTS]."""
+    if FORM == "identity":
+        taken = is_normal(x) & asked
+        y = encode_identity(x, KEPT_BITS)
+        if COUNTED:
+            count_identity(x, taken, counts, KEPT_BITS, T, N, BINS)
+    else:
+        reduced, exponent, active = split(x, KIND, POWER, ONE_SIDED)
+        taken = active & asked
+        if FORM == "first_spike":
+            y = decode_first_spike(reduced, KEPT_BITS, 1.0 / (1 << T))
+            if COUNTED:
+                count_first_spike(reduced, taken, counts, KEPT_BITS, T, N, BINS)
+        else:
+            bank = 0
+            if BANKS > 1:
+                SEGMENTS: tl.constexpr = BANKS // 2 if MIRRORED else BANKS
+                bank = find_bank(reduced, breakpoints, SEGMENTS, LEVELS, MIRRORED, OCTAVES)
+            if FORM == "closed":
+                y = decode_closed(
+                    reduced, bank, taken, counts, weight, bias, offset, gain, T, N, BANKS, COUNTED, BINS
+                )
+            else:
+                y = decode_steps(
+                    reduced, bank, taken, counts, threshold, reset, intensity, weight, bias, offset, gain,
+                    T, N, BANKS, COUNTED, BINS,
+                )  # fmt: skip
+        y = restore(y, x, exponent, active, KIND, POWER, ONE_SIDED)
+    if SLOTS > 0 and KIND != "none" and KIND != "clip":
+        count(counts + (SLOTS - 1), taken)
+    return y
+
+
+@triton.jit
+def count_range(x, asked, calibrated, accurate_low, accurate_high, most, places, DTYPE: tl.constexpr):
+    """CalibratedNode.count_range: how many lie beyond the calibrated range, and how many of those are decoded worse."""
+    low = tl.minimum(tl.maximum(tl.load(calibrated), -most), most)
+    high = tl.minimum(tl.maximum(tl.load(calibrated + 1), -most), most)
+    left = asked & is_outside(x, low, high, DTYPE)
+    lost = left & is_outside(x, tl.minimum(low, accurate_low), tl.maximum(high, accurate_high), DTYPE)
+    count(places, left)
+    count(places + 1, lost)
+
+
+@triton.jit
+def is_outside(x, low, high, DTYPE: tl.constexpr):
+    """Which numbers are not within limits; NaN never is."""
+    within = (x >= rounded_to(low, DTYPE)) & (x <= rounded_to(high, DTYPE))
+    return within == 0
+
+
+@triton.jit
+def shared_exponent(exponents, start, lane, inside, inner, along, SHARED: tl.constexpr, WIDE: tl.constexpr):
+    """The exponent of each element's shared scale; the elements are [., along, inner]."""
+    if SHARED == "tensor":
+        return tl.load(exponents)
+    else:
+        period = inner * along
+        first = start % period
+        place = first + lane if WIDE else first.to(tl.int32) + lane
+        if SHARED == "channel":
+            return tl.load(exponents + (place // inner) % along, mask=inside, other=0)
+        else:
+            row = start // period + place // period
+            return tl.load(exponents + row * inner + place % inner, mask=inside, other=0)
+
+
+@triton.jit
+def neuron(
+    inputs, outputs, where, threshold, reset, intensity, weight, bias, offset, gain, breakpoints,
+    exponents, found, ends, calibrated, accurate_low, accurate_high, most, size, inner, along,
+    DTYPE: tl.constexpr, FORM: tl.constexpr, KIND: tl.constexpr, POWER: tl.constexpr, ONE_SIDED: tl.constexpr,
+    MIRRORED: tl.constexpr, OCTAVES: tl.constexpr, KEPT_BITS: tl.constexpr, T: tl.constexpr, N: tl.constexpr,
+    BANKS: tl.constexpr, LEVELS: tl.constexpr, BINS: tl.constexpr, COUNTED: tl.constexpr, SLOTS: tl.constexpr,
+    MASKED: tl.constexpr, RANGED: tl.constexpr, SHARED: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """A block of elements. found: counts [SLOTS], then [2] of count_range if RANGED, then [3] of note_ends."""
+    start = block_start(tl.program_id(0), BLOCK)
+    lane = tl.arange(0, BLOCK)
+    inside = lane < tl.minimum(size - start, BLOCK).to(tl.int32)
+    x = read(inputs + start + lane, inside, 0.0, DTYPE)
+    asked = inside
+    if MASKED:
+        asked = inside & (tl.load(where + start + lane, mask=inside, other=0) != 0)
+    exponent = 0
+    if SHARED != "":
+        exponent = shared_exponent(exponents, start, lane, inside, inner, along, SHARED, WIDE)
+    unscaled = x
+    if SHARED != "":
+        x = shifted(x, -exponent)
+    ranged = x if SHARED == "channel" else unscaled
+    if RANGED:
+        if SHARED == "tensor":  # what is within the scale does not saturate
+            accurate_high = tl.minimum(power_of_two(exponent), most)
+            accurate_low = -accurate_high
+        WORK: tl.constexpr = "float32" if SHARED == "channel" else DTYPE
+        count_range(ranged, asked, calibrated, accurate_low, accurate_high, most, found + SLOTS, WORK)
+    y = decode(
+        x, asked, found, threshold, reset, intensity, weight, bias, offset, gain, breakpoints,
+        FORM, KIND, POWER, ONE_SIDED, MIRRORED, OCTAVES, KEPT_BITS, T, N, BANKS, LEVELS, BINS, COUNTED, SLOTS,
+    )  # fmt: skip
+    if SHARED != "":
+        y = shifted(y, exponent)
+    write(outputs + start + lane, y, inside, DTYPE)
+    high, low = extremes(ranged, inside, LEAST_INTEGER, LARGEST_INTEGER)
+    note_ends(found + SLOTS + 2 * RANGED, ends, high, low)
+
+
+@triton.jit
+def in_log2(score):
+    """A score in units of log 2; a mask that is finite stays finite."""
+    power = score * LOG2_E
+    return tl.where(power < LOWEST, LOWEST, power)
+
+
+@triton.jit
+def row_shift(scores, present, columns, COLUMNS: tl.constexpr):
+    """The whole number at or above each row's largest score in units of log 2, NaN where one is."""
+    lane = tl.arange(0, COLUMNS)[None, :]
+    largest = tl.max(present.to(tl.int32) * 0, axis=1) + LEAST_INTEGER
+    magnitude = tl.max(present.to(tl.int32) * 0, axis=1)
+    for first in range(0, columns, COLUMNS):
+        inside = present & (lane < columns - first)
+        x = tl.load(scores + first + lane, mask=inside, other=-float("inf"))
+        largest = tl.maximum(largest, tl.max(ordered(x), axis=1))
+        magnitude = tl.maximum(magnitude, tl.max(bits_of(x) & MAGNITUDE, axis=1))
+    above = -whole_below(-in_log2(in_order(largest)))
+    return tl.where(magnitude > 0x7F800000, float("nan"), above)[:, None]
+
+
+@triton.jit
+def numerators(
+    inputs, outputs, threshold, reset, intensity, weight, bias, offset, gain, breakpoints,
+    found, ends, calibrated, accurate_low, accurate_high, most, rows, columns,
+    FORM: tl.constexpr, KIND: tl.constexpr, POWER: tl.constexpr, ONE_SIDED: tl.constexpr, MIRRORED: tl.constexpr,
+    OCTAVES: tl.constexpr, KEPT_BITS: tl.constexpr, T: tl.constexpr, N: tl.constexpr, BANKS: tl.constexpr,
+    LEVELS: tl.constexpr, BINS: tl.constexpr, COUNTED: tl.constexpr, SLOTS: tl.constexpr, RANGED: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """2^z of some rows of scores, float32, z as operators.softmax has it; found: as for ``neuron``."""
+    start = block_start(tl.program_id(0), ROWS)
+    row = tl.arange(0, ROWS)[:, None]
+    present = row < tl.minimum(rows - start, ROWS).to(tl.int32)
+    at = start * columns + row.to(tl.int64) * columns
+    shift = row_shift(inputs + at, present, columns, COLUMNS)
+    lane = tl.arange(0, COLUMNS)[None, :]
+    most_seen, least_seen = tl.full([], LEAST_INTEGER, tl.int32), tl.full([], LARGEST_INTEGER, tl.int32)
+    for first in range(0, columns, COLUMNS):
+        inside = present & (lane < columns - first)
+        x = tl.load(inputs + at + first + lane, mask=inside, other=-float("inf"))
+        z = in_log2(x) - shift
+        sent = (z > DEEPEST) & (x != -float("inf"))
+        z = tl.where(sent | (z != z), z, 0.0)
+        y = decode(
+            z, sent & inside, found, threshold, reset, intensity, weight, bias, offset, gain, breakpoints,
+            FORM, KIND, POWER, ONE_SIDED, MIRRORED, OCTAVES, KEPT_BITS, T, N, BANKS, LEVELS, BINS, COUNTED, SLOTS,
+        )  # fmt: skip
+        if RANGED:
+            count_range(
+                z, sent & inside, calibrated, accurate_low, accurate_high, most, found + SLOTS, "float32"
+            )
+        tl.store(outputs + at + first + lane, tl.where(sent | (z != z), y, 0.0), mask=inside)
+        high, low = extremes(z, inside, LEAST_INTEGER, LARGEST_INTEGER)
+        most_seen, least_seen = tl.maximum(most_seen, high), tl.minimum(least_seen, low)
+    note_ends(found + SLOTS + 2 * RANGED, ends, most_seen, least_seen)

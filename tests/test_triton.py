@@ -1,0 +1,314 @@
+"""The backend 'triton' against the backend 'torch', bit for bit: by Triton's interpreter on the CPU."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from interpreter import Interpreter, interpreter
+from networks import tokens, transformer
+from oracle import FAMILIES, assert_same_bits, critical_inputs, laid_out, make_tables
+from torch import Tensor
+
+import mbe_plugin
+from mbe_plugin import BackendError, MBEConfig, MBENode, fit
+from mbe_plugin.fitting.segments import identity_tables, shared_scale_tables
+from mbe_plugin.kernels import backends, operator
+from mbe_plugin.kernels.asked import Asked
+from mbe_plugin.neuron.first_spike import first_spike_tables
+from mbe_plugin.neuron.scaling import REDUCTIONS
+from mbe_plugin.neuron.tables import mirrored_tables
+from mbe_plugin.operators import CalibratedNode, SharedScaleNode, Softmax
+
+pytest.importorskip("triton", reason="pip install triton")
+
+LARGE, SMALL = 1 << 17, 128  # elements of a program: one program for all, or many
+
+Kernel = Callable[..., operator.Found]
+
+
+@pytest.fixture(scope="module")
+def triton() -> Iterator[Interpreter]:
+    with interpreter() as it:
+        yield it
+
+
+@pytest.fixture(scope="module")
+def kernel(triton: Interpreter) -> Kernel:
+    """calls.neuron(x, asked, block), interpreted."""
+
+    def run(x: Tensor, asked: Asked, block: int = LARGE) -> operator.Found:
+        found: operator.Found = triton.run("mbe_plugin.kernels.triton_gpu.calls", "neuron", x, asked, block)
+        return found
+
+    return run
+
+
+@pytest.fixture
+def everywhere(kernel: Kernel) -> Iterator[None]:
+    """Every neuron that is not on backend 'torch' runs interpreted, as if its inputs were on a GPU."""
+
+    def ranged(neuron: CalibratedNode, x: Tensor) -> dict[str, Any]:
+        return {"calibrated": neuron.calibrated, "accurate": neuron._accurate_numbers(x.dtype)}
+
+    with (
+        mock.patch.object(operator, "neuron", kernel),
+        mock.patch.object(backends, "runs_on", lambda name, x: "torch" if name == "torch" else "triton"),
+        mock.patch.object(CalibratedNode, "_ranged", ranged),
+    ):
+        yield
+
+
+def asked_of(neuron: MBENode, x: Tensor, where: Tensor | None = None, **more: Any) -> Asked:
+    with mock.patch.object(operator, "neuron", lambda x, asked: asked):
+        asked: Any = neuron._by_kernel(x, where, **more)
+    return asked
+
+
+def library() -> dict[str, MBENode]:
+    """A neuron of every form and reduction that conversion makes."""
+    nodes = {
+        name: fit(name, time_steps=16, bases=64).node() for name in "gelu exp2 rsqrt reciprocal sqrt".split()
+    }
+    nodes["rsqrt_octave"] = fit("rsqrt_octave", time_steps=8, bases=32).node()
+    nodes["sqrt_octave"] = fit("sqrt_octave", time_steps=4, bases=16).node()
+    signed = mirrored_tables(fit("reciprocal", time_steps=8, bases=8).tables)
+    nodes["signed reciprocal"] = MBENode(signed, "reciprocal")
+    nodes["published gelu"] = fit("gelu", time_steps=8, bases=4, family="published").node()
+    nodes["identity"] = MBENode(identity_tables(16, 8), "identity")
+    nodes["identity by steps"] = MBENode(identity_tables(4, 8), "identity", simulate="steps")
+    nodes["first spike"] = MBENode(first_spike_tables(16, 8), "clip")
+    nodes["first spike of many"] = MBENode(first_spike_tables(16, 256), "clip")
+    nodes["shared"] = MBENode(shared_scale_tables(8, 8))
+    for node in nodes.values():
+        node.backend = "torch"
+    return nodes
+
+
+LIBRARY = library()
+
+
+def every_number(dtype: torch.dtype) -> Tensor:
+    return torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype)
+
+
+def any_bits(count: int) -> Tensor:
+    return torch.randint(-(2**31), 2**31, (count,)).to(torch.int32).view(torch.float32)
+
+
+def assert_equal(kernel: Kernel, neuron: MBENode, x: Tensor, block: int = LARGE) -> None:
+    """Values, counts of half of the elements, ends, and what leaves a range."""
+    where = torch.rand(x.shape) < 0.5
+    limits = {"calibrated": torch.tensor([-0.3, 0.7]), "accurate": (-1.1, 1.1)}
+    values, ends, counts = kernel(x, asked_of(neuron, x, where, counted=True, **limits), block)
+    with torch.no_grad():
+        assert_same_bits(values, neuron(x))
+    spikes, sent = neuron.spike_counts(x, where)
+    assert torch.equal(counts[:-3], spikes.reshape(-1))
+    assert counts[-3] == sent
+    if x.numel():
+        assert_same_bits(ends, torch.stack(torch.aminmax(x.float())))
+    beyond = [
+        where & ~((x >= torch.tensor(-to)) & (x <= torch.tensor(to + up)))
+        for to, up in ((0.3, 0.4), (1.1, 0))
+    ]
+    assert counts[-2:].tolist() == [int(b.sum()) for b in beyond]
+
+
+@pytest.mark.parametrize("name", LIBRARY)
+def test_every_bfloat16_number_break_points_and_any_bits(kernel: Kernel, name: str) -> None:
+    points = critical_inputs(LIBRARY[name].tables())
+    x = torch.cat([points, points * 2.0**-60, every_number(torch.bfloat16).float(), any_bits(20_000)])
+    assert_equal(kernel, LIBRARY[name], x)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["gelu", "exp2", "rsqrt", "identity", "first spike"])
+def test_every_number_of_16_bits(kernel: Kernel, name: str, dtype: torch.dtype) -> None:
+    x = every_number(dtype)
+    assert_equal(kernel, LIBRARY[name], x[torch.isfinite(x)])
+    with torch.no_grad():
+        assert_same_bits(kernel(x, asked_of(LIBRARY[name], x))[0], LIBRARY[name](x))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_reduction_around_every_family(kernel: Kernel, family: str) -> None:
+    for reduction, time_steps in itertools.product(REDUCTIONS, (3, 20)):
+        tables = make_tables(family, time_steps, seed=5)
+        points = critical_inputs(tables)
+        x = torch.cat([points, points * 2.0**-100, any_bits(500), torch.randn(500)])
+        assert_equal(kernel, MBENode(tables, reduction, backend="torch"), x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("layout", ["contiguous", "transposed", "strided"])
+def test_shapes_and_layouts(kernel: Kernel, layout: str, dtype: torch.dtype) -> None:
+    for name, shape in itertools.product(("gelu", "identity"), ((), (0,), (3, 0, 2), (1,), (127,), (5, 205))):
+        x = laid_out((torch.randn(shape) * 3).to(dtype), layout)
+        assert_equal(kernel, LIBRARY[name], x, SMALL)
+        if x.numel() > 1:  # the stride of one element is any number
+            assert kernel(x, asked_of(LIBRARY[name], x), SMALL)[0].stride() == LIBRARY[name](x).stride()
+    assert_equal(kernel, LIBRARY["exp2"], torch.randn(7, 1).expand(7, 90), SMALL)
+
+
+def test_without_counting_nothing_is_counted(kernel: Kernel) -> None:
+    x = torch.randn(500)
+    assert kernel(x, asked_of(LIBRARY["gelu"], x))[2].tolist() == []
+
+
+@pytest.mark.filterwarnings("ignore::mbe_plugin.RangeWarning")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("scale", ["tensor", "channel", "token"])
+def test_shared_scales(everywhere: None, scale: str, dtype: torch.dtype) -> None:
+    x = (torch.randn(5, 30, 9) * torch.logspace(-3, 3, 9)).to(dtype)
+    x[0, 0, :4] = torch.tensor([0.0, -0.0, 1e-40, -(2.0**9)])
+    for make, dim in itertools.product((shared_scale_tables, first_spike_tables), (-1, 0, 1)):
+        exponents = torch.tensor(3) if scale != "channel" else torch.arange(-5, x.shape[dim] - 5)
+        limits = (-1.0, 1.0) if scale == "channel" else (-8.0, 8.0)
+        pair = [SharedScaleNode(make(8, 8), scale, exponents.to(torch.int32), *limits) for _ in range(2)]
+        pair[1].backend = "torch"
+        for given in (x, x.transpose(0, 2).contiguous().transpose(0, 2)):
+            where = torch.rand(given.shape) < 0.7
+            found, wanted = (one(given, dim=dim, where=where) for one in pair)
+            assert_same_bits(found.contiguous(), wanted.contiguous())
+            for counter in ("seen", "outside", "beyond"):
+                assert getattr(pair[0], counter) == getattr(pair[1], counter)
+
+
+# softmax and whole networks
+
+
+def scores(*shape: int) -> Tensor:
+    """Rows of scores with masks of both kinds, a row masked throughout, infinities and NaN."""
+    x = torch.randn(shape) * 5
+    rows = x.view(-1, shape[-1])
+    rows[1, ::2] = -torch.inf
+    rows[2, 1:] = torch.finfo(torch.float32).min
+    rows[3] = -torch.inf
+    rows[4, 0], rows[5, -1], rows[6, 0] = torch.inf, torch.nan, -torch.nan
+    rows[7] *= 40  # weights too small to be sent
+    rows[8] = 1e-42
+    return x
+
+
+def softmax(family: str) -> Softmax:
+    found = fit("exp2", time_steps=8, bases=16 if family == "routed" else 4, family=family)
+
+    def make(role: str, function: str, scalar: Any = None) -> CalibratedNode:
+        tables = found if function == "exp2" else fit("reciprocal", time_steps=8, bases=16)
+        return CalibratedNode(tables.tables, tables.reduction, -3.0, 1.0, function, 0.0)
+
+    return Softmax(make)
+
+
+@pytest.mark.filterwarnings("ignore::mbe_plugin.RangeWarning")
+@pytest.mark.parametrize("family", ["routed", "published"])
+def test_softmax_in_one_pass(everywhere: None, kernel: Kernel, family: str) -> None:
+    pair = softmax(family), softmax(family)
+    mbe_plugin.set_backend(pair[1], "torch")
+    for columns in (1, 7, 127, 300):
+        x = scores(3, 5, columns)
+        found = pair[0].exp2.numerators(x)
+        assert found is not None and found[1] is None, "the kernel counts what leaves the range"
+        pair[0].exp2.reset_counts()
+        values, exact = (one.numerators(x, -1) for one in pair)
+        assert_same_bits(values, exact)
+        for counter in ("seen", "outside", "beyond"):
+            assert getattr(pair[0].exp2, counter) == getattr(pair[1].exp2, counter)
+        finite = torch.randn(40, columns)
+        assert_same_bits(*(one(finite) for one in pair))
+        for one in pair:
+            one.exp2.reset_counts()
+
+
+def test_rows_longer_than_a_program_takes_at_once(kernel: Kernel) -> None:
+    from mbe_plugin.operators.softmax import _powers
+
+    neuron = CalibratedNode(LIBRARY["exp2"].tables(), "exp2", -126.0, 1.0, "exp2", 0.0)
+    neuron.backend = "torch"
+    for columns in (127, 300):
+        x = scores(20, columns)
+        values, ends, counts = kernel(x, asked_of(neuron, x, counted=True, scores=True), SMALL)
+        z, sent = _powers(x, -1)
+        assert_same_bits(values, torch.where(sent | z.isnan(), neuron(z, where=sent), 0.0))
+        assert_same_bits(ends, torch.stack(torch.aminmax(z)))
+        spikes, exponents = neuron.spike_counts(z, sent)
+        assert torch.equal(counts[:-1], spikes.reshape(-1))
+        assert counts[-1] == exponents
+
+
+@pytest.mark.filterwarnings("ignore::mbe_plugin.RangeWarning")
+@pytest.mark.parametrize(
+    "config",
+    [
+        MBEConfig(bases=16, time_steps=8),
+        MBEConfig(bases=16, merge=False, dead_zone=0.1),
+        MBEConfig(code="first_spike", bases=16),
+        MBEConfig.published(time_steps=4),
+    ],
+)
+def test_a_network_gives_the_same_bits_counts_and_ranges(everywhere: None, config: MBEConfig) -> None:
+    snn = mbe_plugin.convert(transformer(depth=1), [tokens()], replace(config, backend="torch"))
+    found = []
+    for backend in ("auto", "torch"):
+        mbe_plugin.set_backend(snn, backend)
+        nodes = [n for n in snn.modules() if isinstance(n, CalibratedNode)]
+        for neuron in nodes:
+            neuron.reset_counts()
+        with torch.no_grad(), mbe_plugin.count_spikes(snn) as spikes:
+            y = snn(tokens(seed=3) * 3)
+        ranges = [(int(n.seen), int(n.outside), int(n.beyond)) for n in nodes]
+        events = {key: (n.counts.tolist(), n.tally.tolist()) for key, n in spikes.neurons.items()}
+        found.append((y, ranges, events))
+    assert_same_bits(found[0][0], found[1][0])
+    assert found[0][1:] == found[1][1:]
+
+
+# parts by themselves
+
+
+def test_elements_beyond_32_bits_are_found(triton: Interpreter) -> None:
+    for program, block in ((2**22 + 3, 1024), (2**31 - 1, 1024), (5, 128)):
+        assert triton.run("triton_parts", "start_of", program, block) == program * block
+
+
+@pytest.mark.parametrize(("inner", "along", "wide"), [(3, 5, False), (1, 7, False), (2**31, 3, True)])
+@pytest.mark.parametrize("shared", ["channel", "token"])
+def test_scales_beyond_32_bits_are_found(
+    triton: Interpreter, shared: str, inner: int, along: int, wide: bool
+) -> None:
+    exponents = torch.arange(200, dtype=torch.int32)
+    near_end = 12 * inner * along - 6 if shared == "channel" else 5 * along * inner - 6
+    for start in (0, 16, near_end if inner < 100 else 2**31 * along - 6):
+        places = [start + i for i in range(16)]
+        index = [
+            i // inner % along if shared == "channel" else i // (inner * along) * inner + i % inner
+            for i in places
+        ]
+        if max(index) < len(exponents):
+            found = triton.run("triton_parts", "exponents_from", exponents, start, inner, along, shared, wide)
+            assert found.tolist() == index
+
+
+def test_whole_numbers_below(triton: Interpreter) -> None:
+    x = torch.cat([every_number(torch.bfloat16).float(), any_bits(1 << 16)])
+    assert_same_bits(triton.run("triton_parts", "wholes", x), torch.floor(x))
+
+
+# what can be chosen
+
+
+def test_a_cpu_tensor_is_refused_by_name() -> None:
+    neuron = MBENode(identity_tables(4, 8), "identity")
+    neuron._backend = "triton"  # as on a machine with a GPU
+    for call in (neuron, neuron.spike_counts):
+        with pytest.raises(
+            BackendError,
+            match="^backend 'triton' has no kernel for an input on cpu; take backend='auto' or 'torch'$",
+        ):
+            call(torch.randn(3))
