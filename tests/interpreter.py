@@ -7,7 +7,9 @@ import pickle
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from multiprocessing import get_context
+from types import SimpleNamespace
 from typing import Any
 
 
@@ -38,5 +40,24 @@ def _run(module: str, function: str, args: bytes) -> bytes:
 
     import numpy as np
 
+    _patch_once()
     with np.errstate(all="ignore"):  # infinities are computed with on purpose
         return pickle.dumps(getattr(importlib.import_module(module), function)(*pickle.loads(args)))
+
+
+@cache
+def _patch_once() -> None:
+    """Put Triton's language in the interpreter's hands once; it would do so in every call of every function."""
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    patch, done = interpreter._patch_lang, set()
+
+    def patch_others(function: Any) -> Any:
+        languages = {id(tl), id(tl.core)} & {id(value) for value in function.__globals__.values()}
+        if not languages <= done:
+            patch(function)
+            done.update(languages)
+        return SimpleNamespace(restore=lambda: None)  # nothing but kernels runs here
+
+    interpreter._patch_lang = patch_others

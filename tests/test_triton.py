@@ -27,7 +27,7 @@ from mbe_plugin.operators import CalibratedNode, SharedScaleNode, Softmax
 
 pytest.importorskip("triton", reason="pip install triton")
 
-LARGE, SMALL = 1 << 17, 128  # elements of a program: one program for all, or many
+SMALL = 256  # elements of a program, where there are to be several
 
 Kernel = Callable[..., operator.Found]
 
@@ -40,9 +40,10 @@ def triton() -> Iterator[Interpreter]:
 
 @pytest.fixture(scope="module")
 def kernel(triton: Interpreter) -> Kernel:
-    """calls.neuron(x, asked, block), interpreted."""
+    """calls.neuron(x, asked, block), interpreted; by one program where no block is given."""
 
-    def run(x: Tensor, asked: Asked, block: int = LARGE) -> operator.Found:
+    def run(x: Tensor, asked: Asked, block: int = 0) -> operator.Found:
+        block = block or max(16, 1 << (x.numel() - 1).bit_length())
         found: operator.Found = triton.run("mbe_plugin.kernels.triton_gpu.calls", "neuron", x, asked, block)
         return found
 
@@ -101,7 +102,7 @@ def any_bits(count: int) -> Tensor:
     return torch.randint(-(2**31), 2**31, (count,)).to(torch.int32).view(torch.float32)
 
 
-def assert_equal(kernel: Kernel, neuron: MBENode, x: Tensor, block: int = LARGE) -> None:
+def assert_equal(kernel: Kernel, neuron: MBENode, x: Tensor, block: int = 0) -> None:
     """Values, counts of half of the elements, ends, and what leaves a range."""
     where = torch.rand(x.shape) < 0.5
     limits = {"calibrated": torch.tensor([-0.3, 0.7]), "accurate": (-1.1, 1.1)}
@@ -138,7 +139,7 @@ def test_every_number_of_16_bits(kernel: Kernel, name: str, dtype: torch.dtype) 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_reduction_around_every_family(kernel: Kernel, family: str) -> None:
-    for reduction, time_steps in itertools.product(REDUCTIONS, (3, 20)):
+    for reduction, time_steps in [*itertools.product(REDUCTIONS, [3]), ("none", 20)]:
         tables = make_tables(family, time_steps, seed=5)
         points = critical_inputs(tables)
         x = torch.cat([points, points * 2.0**-100, any_bits(500), torch.randn(500)])
@@ -148,12 +149,13 @@ def test_every_reduction_around_every_family(kernel: Kernel, family: str) -> Non
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("layout", ["contiguous", "transposed", "strided"])
 def test_shapes_and_layouts(kernel: Kernel, layout: str, dtype: torch.dtype) -> None:
-    for name, shape in itertools.product(("gelu", "identity"), ((), (0,), (3, 0, 2), (1,), (127,), (5, 205))):
+    neuron = LIBRARY["sqrt_octave"]
+    for shape in ((), (0,), (3, 0, 2), (1,), (127,), (5, 205)):
         x = laid_out((torch.randn(shape) * 3).to(dtype), layout)
-        assert_equal(kernel, LIBRARY[name], x, SMALL)
+        assert_equal(kernel, neuron, x, SMALL)
         if x.numel() > 1:  # the stride of one element is any number
-            assert kernel(x, asked_of(LIBRARY[name], x), SMALL)[0].stride() == LIBRARY[name](x).stride()
-    assert_equal(kernel, LIBRARY["exp2"], torch.randn(7, 1).expand(7, 90), SMALL)
+            assert kernel(x, asked_of(neuron, x), SMALL)[0].stride() == neuron(x).stride()
+    assert_equal(kernel, neuron, torch.randn(7, 1).expand(7, 90), SMALL)
 
 
 def test_without_counting_nothing_is_counted(kernel: Kernel) -> None:
@@ -197,7 +199,7 @@ def scores(*shape: int) -> Tensor:
 
 
 def softmax(family: str) -> Softmax:
-    found = fit("exp2", time_steps=8, bases=16 if family == "routed" else 4, family=family)
+    found = fit("exp2", time_steps=4, bases=16 if family == "routed" else 4, family=family)
 
     def make(role: str, function: str, scalar: Any = None) -> CalibratedNode:
         tables = found if function == "exp2" else fit("reciprocal", time_steps=8, bases=16)
@@ -211,7 +213,7 @@ def softmax(family: str) -> Softmax:
 def test_softmax_in_one_pass(everywhere: None, kernel: Kernel, family: str) -> None:
     pair = softmax(family), softmax(family)
     mbe_plugin.set_backend(pair[1], "torch")
-    for columns in (1, 7, 127, 300):
+    for columns in (1, 7, 127):
         x = scores(3, 5, columns)
         found = pair[0].exp2.numerators(x)
         assert found is not None and found[1] is None, "the kernel counts what leaves the range"
@@ -229,9 +231,9 @@ def test_softmax_in_one_pass(everywhere: None, kernel: Kernel, family: str) -> N
 def test_rows_longer_than_a_program_takes_at_once(kernel: Kernel) -> None:
     from mbe_plugin.operators.softmax import _powers
 
-    neuron = CalibratedNode(LIBRARY["exp2"].tables(), "exp2", -126.0, 1.0, "exp2", 0.0)
+    neuron = CalibratedNode(fit("exp2", time_steps=4, bases=16).tables, "exp2", -126.0, 1.0, "exp2", 0.0)
     neuron.backend = "torch"
-    for columns in (127, 300):
+    for columns in (127, 257):  # several rows to a program, and a program of several parts to a row
         x = scores(20, columns)
         values, ends, counts = kernel(x, asked_of(neuron, x, counted=True, scores=True), SMALL)
         z, sent = _powers(x, -1)
@@ -246,10 +248,9 @@ def test_rows_longer_than_a_program_takes_at_once(kernel: Kernel) -> None:
 @pytest.mark.parametrize(
     "config",
     [
-        MBEConfig(bases=16, time_steps=8),
-        MBEConfig(bases=16, merge=False, dead_zone=0.1),
-        MBEConfig(code="first_spike", bases=16),
-        MBEConfig.published(time_steps=4),
+        MBEConfig(bases=16, time_steps=4),
+        MBEConfig(bases=16, time_steps=4, merge=False, dead_zone=0.1),
+        MBEConfig(code="first_spike", bases=16, time_steps=4),
     ],
 )
 def test_a_network_gives_the_same_bits_counts_and_ranges(everywhere: None, config: MBEConfig) -> None:

@@ -25,7 +25,7 @@ def missing() -> list[str]:
         reasons.append("there is no CUDA GPU (torch.cuda.is_available() is False)")
     elif torch.version.hip:
         reasons.append(
-            f"this is a ROCm build of torch ({torch.version.hip}), and the kernels are NVIDIA's only"
+            f"this is a ROCm build of torch ({torch.version.hip}), and the kernels are for NVIDIA's GPUs"
         )
     return reasons
 

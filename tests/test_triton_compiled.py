@@ -1,0 +1,190 @@
+"""The Triton kernels as the GPU gets them, compiled without one: nothing is fused, approximated or flushed to zero."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from torch import Tensor
+
+from mbe_plugin import BackendError, MBENode, fit
+from mbe_plugin.fitting.segments import identity_tables, shared_scale_tables
+from mbe_plugin.kernels import backends, operator, triton_gpu
+from mbe_plugin.neuron.first_spike import first_spike_tables
+
+triton = pytest.importorskip("triton", reason="pip install triton")
+
+TYPES = {torch.float32: "*fp32", torch.float16: "*fp16", torch.int16: "*i16", torch.int32: "*i32"} | {
+    torch.int64: "*i64",
+    torch.uint8: "*u8",
+}
+LAUNCHING = ("num_warps", "enable_fp_fusion")
+
+
+def launched(neuron: MBENode, x: Tensor, **more: Any) -> tuple[Any, tuple, dict]:
+    """The kernel that a call launches, and its arguments."""
+    from mbe_plugin.kernels.triton_gpu import calls
+
+    found = []
+
+    def recorder(kernel: Any) -> Any:
+        return mock.MagicMock(__getitem__=lambda _, grid: lambda *a, **k: found.append((kernel, a, k)))
+
+    with (
+        mock.patch.object(operator, "neuron", calls.neuron),
+        mock.patch.object(calls.kernels, "neuron", recorder(calls.kernels.neuron)),
+        mock.patch.object(calls.kernels, "numerators", recorder(calls.kernels.numerators)),
+    ):
+        neuron._by_kernel(x, **more)
+    [one] = found
+    return one
+
+
+def compiled(neuron: MBENode, x: Tensor, capability: int, **more: Any) -> Any:
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    kernel, args, constants = launched(neuron, x, **more)
+    options = {name: constants.pop(name) for name in LAUNCHING}
+    given = dict(zip(kernel.arg_names, args, strict=False))
+    signature = {name: _type(given[name]) if name in given else "constexpr" for name in kernel.arg_names}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+
+
+def _type(value: object) -> str:
+    if isinstance(value, Tensor):
+        return TYPES[value.dtype]
+    return "fp32" if isinstance(value, float) else "i32"
+
+
+def gelu() -> MBENode:
+    return fit("gelu", time_steps=16, bases=64).node()
+
+
+def shared() -> dict[str, Any]:
+    return {"shared": "channel", "exponents": torch.zeros(256, dtype=torch.int32)}
+
+
+LIMITS = {"calibrated": torch.zeros(2), "accurate": (-1.0, 1.0)}
+RANGED = {"counted": True, **LIMITS}
+# what: (neuron, its input, more of Asked, how many of PTX's floors there are to an element)
+KERNELS: dict[str, tuple[Callable[[], MBENode], Tensor, dict[str, Any], int]] = {
+    "gelu": (gelu, torch.zeros(4096), {}, 1),
+    "gelu with counts and where": (gelu, torch.zeros(4096), {"where": torch.ones(4096) > 0, **RANGED}, 1),
+    "exp2": (lambda: fit("exp2", time_steps=8, bases=16).node(), torch.zeros(4096), {}, 1),
+    "scores": (lambda: fit("exp2", time_steps=8, bases=16).node(), torch.zeros(64, 64), {"scores": True, **LIMITS}, 1),
+    "1/sqrt": (lambda: fit("rsqrt", time_steps=8, bases=16).node(), torch.zeros(4096).half(), {}, 1),
+    "sqrt": (lambda: fit("sqrt_octave", time_steps=8, bases=16).node(), torch.zeros(4096), {}, 1),
+    "steps": (lambda: fit("gelu", time_steps=16, bases=4, family="published").node(), torch.zeros(4096), {}, 0),
+    "identity": (lambda: MBENode(identity_tables(16, 8), "identity"), torch.zeros(4096).bfloat16(), RANGED, 0),
+    "first spike": (lambda: MBENode(first_spike_tables(16, 8), "clip"), torch.zeros(4096), RANGED, 0),
+    "a scale per channel": (lambda: MBENode(shared_scale_tables(8, 8)), torch.zeros(16, 256), shared(), 1),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Nothing compiled earlier is taken for the result."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("triton")))
+        yield
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_nothing_is_fused_approximated_or_flushed(cache: None, name: str) -> None:
+    make, x, more, floors = KERNELS[name]
+    capability = 90 if name in ("exp2", "first spike") else 80
+    code = compiled(make(), x, capability, **more).asm["ptx"]
+    assert f".target sm_{capability}" in code
+    assert not re.findall(r"\b(?:fma|mad)\.(?!lo|hi|wide)\S*", code), (
+        "a multiplication and an addition, rounded once"
+    )
+    assert not re.findall(r"\S*(?:approx|\.full)\S*", code)
+    flushed = re.findall(r"(\S+\.ftz\S*)", code)
+    assert set(flushed) <= {"cvt.rmi.ftz.f32.f32"}, "of a code, where it changes nothing"
+    assert bool(flushed) is bool(floors)
+
+
+def test_the_assembler_fuses_nothing_either(cache: None, tmp_path: Path) -> None:
+    from triton.backends import nvidia
+
+    disassembler = Path(nvidia.__file__).parent / "bin" / "cuobjdump"
+    if not disassembler.exists():
+        pytest.skip("this Triton brings no disassembler")
+    for name in ("gelu", "steps"):
+        make, x, more, _ = KERNELS[name]
+        (tmp_path / "kernel.cubin").write_bytes(compiled(make(), x, 80, **more).asm["cubin"])
+        command = [disassembler, "-sass", tmp_path / "kernel.cubin"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+        assert "FADD" in done.stdout
+        assert "FFMA" not in done.stdout
+
+
+# whether it can be chosen
+
+
+def test_why_it_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert backends.missing("triton") == ["there is no CUDA GPU (torch.cuda.is_available() is False)"]
+    with pytest.raises(
+        BackendError,
+        match="^MBENode cannot run on backend 'triton' here: there is no CUDA GPU .*; keep backend='torch'$",
+    ):
+        MBENode(identity_tables(4, 8), "identity", backend="triton")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    assert backends.missing("triton") == [
+        "this is a ROCm build of torch (6.4), and the kernels are for NVIDIA's GPUs"
+    ]
+    monkeypatch.setattr(torch.version, "hip", None)
+    assert backends.missing("triton") == []
+
+
+def on_gpu(dtype: torch.dtype = torch.float32) -> Any:
+    """What is asked of an input on a GPU."""
+    return SimpleNamespace(device=torch.device("cuda", 0), dtype=dtype)
+
+
+def test_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    assert [triton_gpu.refusal(on_gpu(dtype)) for dtype in triton_gpu.DTYPES] == [None] * 3
+    assert triton_gpu.refusal(on_gpu(torch.float64)) == "an input of torch.float64"
+    assert triton_gpu.refusal(torch.zeros(2)) == "an input on cpu"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    assert triton_gpu.refusal(on_gpu()) == "an input on cuda:0, whose compute capability is 7.5 and not 8.0"
+
+
+@pytest.mark.parametrize(("here", "taken"), [([], "triton"), (["Triton is not installed"], "torch")])
+def test_auto_goes_by_the_device(monkeypatch: pytest.MonkeyPatch, here: list[str], taken: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setitem(backends._MISSING, "triton", lambda: here)
+    monkeypatch.setitem(backends._MISSING, "numba", list)
+    monkeypatch.setattr(backends, "PLAIN", (Tensor, SimpleNamespace))
+    backends._taken.cache_clear()
+    try:
+        assert backends.runs_on("auto", on_gpu()) == taken
+        assert backends.runs_on("auto", on_gpu(torch.float64)) == "torch"
+        assert backends.runs_on("auto", torch.zeros(2)) == "numba"
+        assert "numba on the CPU" in backends.automatic()
+        assert (
+            "triton on CUDA" if taken == "triton" else "(Triton is not installed)"
+        ) in backends.automatic()
+    finally:
+        backends._taken.cache_clear()
+
+
+def test_the_operator_says_what_it_has_no_kernel_for() -> None:
+    neuron, x = MBENode(identity_tables(4, 8), "identity"), torch.zeros(3)
+    with pytest.raises(BackendError, match="counts what leaves a range on CUDA only"):
+        neuron._by_kernel(x, **LIMITS)
+    with pytest.raises(BackendError, match="has no kernel on the CPU for an input of torch.float64"):
+        neuron._by_kernel(x.double())
