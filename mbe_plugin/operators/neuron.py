@@ -314,8 +314,9 @@ class SharedScaleNode(CalibratedNode):
         sent = self.without_dead_zone(x)
         exponents = self._exponent(sent.to(compute_dtype(x)), dim)
         ranged = self._ranged(x) if sent is x else {}
+        asked = where if ranged else None
         y, ends, counts = self._by_kernel(
-            sent, where, shared=self.shared, exponents=exponents, dim=dim, **ranged
+            sent, asked, shared=self.shared, exponents=exponents, dim=dim, **ranged
         )
         if ranged:
             self.see(x, where)
