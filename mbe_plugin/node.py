@@ -332,6 +332,10 @@ class MBENode(base.MemoryModule):
     ) -> operator.Found:
         """What kernels.operator finds of x [...]: decoded values, ends, counts. more: of Asked."""
         self._check_device(x)
+        return operator.neuron(x, self._asked(where, counted, **more))
+
+    def _asked(self, where: Tensor | None = None, counted: bool = False, **more: Any) -> Asked:
+        """What a kernel is told of this neuron."""
         kept_bits, form = self._kept_bits or 0, "closed" if self._takes_closed_form() else "steps"
         if form == "closed" and self._kept_bits is not None:
             form = "identity"
@@ -339,7 +343,7 @@ class MBENode(base.MemoryModule):
             form, kept_bits = "first_spike", (self.bases // 2).bit_length() - 1
         tables = list(self._buffers_by_field().values())
         kind = form, self.reduction.name, self.mirrored, self.octaves, kept_bits
-        return operator.neuron(x, Asked(tables, *kind, where, counted, **more))
+        return Asked(tables, *kind, where, counted, **more)
 
     def _counts_of(self, counts: Tensor) -> tuple[Tensor, Tensor]:
         """Spikes [T, N] and exponents [] of the counts that a kernel gives."""

@@ -23,7 +23,7 @@ from mbe_plugin.kernels.asked import Asked
 from mbe_plugin.neuron.first_spike import first_spike_tables
 from mbe_plugin.neuron.scaling import REDUCTIONS
 from mbe_plugin.neuron.tables import mirrored_tables
-from mbe_plugin.operators import CalibratedNode, SharedScaleNode, Softmax
+from mbe_plugin.operators import CalibratedNode, LayerNorm, RMSNorm, SharedScaleNode, Softmax
 
 pytest.importorskip("triton", reason="pip install triton")
 
@@ -313,3 +313,97 @@ def test_a_cpu_tensor_is_refused_by_name() -> None:
             match="^backend 'triton' has no kernel for an input on cpu; take backend='auto' or 'torch'$",
         ):
             call(torch.randn(3))
+
+
+# operators in one pass
+
+
+@pytest.fixture
+def fused(everywhere: None, triton: Interpreter) -> Iterator[list[str]]:
+    """Operators take their own kernels, interpreted; the names of those that ran."""
+    from mbe_plugin.kernels.triton_gpu import norms
+
+    ran: list[str] = []
+
+    def through(module: Any, name: str) -> Any:
+        def run(*args: Any) -> Any:
+            ran.append(name)
+            return triton.run(module.__name__, name, *args)
+
+        return mock.patch.object(module, name, run)
+
+    with through(norms, "normalized"):
+        yield ran
+
+
+def norm_pair(kind: type, **kwargs: Any) -> list[Any]:
+    """The operator on the kernel, and on torch."""
+
+    def make(role: str, function: str, scalar: Any = None) -> CalibratedNode:
+        if function == "identity":
+            return CalibratedNode(identity_tables(8, 8), "identity", -1.0, 1.0, function, 0.0)
+        found = fit(function, time_steps=8, bases=16)
+        return CalibratedNode(found.tables, found.reduction, 0.5, 2.0, function, 0.0)
+
+    pair = [kind(make, **kwargs) for _ in range(2)]
+    mbe_plugin.set_backend(pair[1], "torch")
+    return pair
+
+
+def assert_close_and_counted_alike(pair: list[Any], found: Tensor, want: Tensor) -> None:
+    """Up to sums' order, which may carry few values over a step of their code."""
+    assert found.dtype == want.dtype and found.shape == want.shape
+    if found.numel():
+        error = (found.float() - want.float()).abs()
+        assert float(error.max()) <= 2.0**-10 * float(want.float().abs().max())
+        assert float(error.median()) <= 1e-6
+    for (role, here), (_, there) in zip(pair[0].neurons(), pair[1].neurons(), strict=True):
+        for counter in ("seen", "outside", "beyond"):
+            counts = int(getattr(here, counter)), int(getattr(there, counter))
+            assert abs(counts[0] - counts[1]) <= 1, (role, counter, counts)
+
+
+@pytest.mark.filterwarnings("ignore::mbe_plugin.RangeWarning")
+@pytest.mark.parametrize("columns", [1, 60, 129])
+@pytest.mark.parametrize("kind", [LayerNorm, RMSNorm])
+def test_normalisation_in_one_pass(fused: list[str], kind: type, columns: int) -> None:
+    pair = norm_pair(kind)
+    for rows in ((3, 5), (0,), (1,)):
+        x = torch.randn(*rows, columns) * 2 + 1
+        gain, shift = torch.rand(columns) + 0.5, torch.randn(columns)
+        rest = {LayerNorm: ((gain, shift), (None, None)), RMSNorm: ((gain,), (None,))}[kind]
+        for parameters in rest:
+            found, want = (one(x, (columns,), *parameters, 1e-5) for one in pair)
+            assert_close_and_counted_alike(pair, found, want)
+    assert fused == ["normalized"] * 6
+
+
+@pytest.mark.filterwarnings("ignore::mbe_plugin.RangeWarning")
+def test_normalisation_of_whole_numbers_is_exact(fused: list[str]) -> None:
+    """Where the sums are exact in any order, so is everything: values and spikes."""
+    pair = norm_pair(LayerNorm)
+    for dtype in (torch.float32, torch.bfloat16):
+        x = torch.randint(-8, 8, (40, 64)).to(dtype)
+        x[:, 0] -= x.sum(1)  # the mean is 0
+        x[3, 5], x[4, 6] = torch.inf, torch.nan
+        gain = torch.rand(64).to(dtype)
+        found, want = (one(x, (64,), gain, None, 1e-5) for one in pair)
+        assert_same_bits(found, want)
+    assert len(fused) == 2
+
+
+def test_what_others_look_at_is_not_fused(fused: list[str]) -> None:
+    pair = norm_pair(LayerNorm)
+    x, gain = torch.randn(4, 8), torch.ones(8, requires_grad=True)
+    pair[0](x, (8,), gain)
+    pair[0](x.requires_grad_(), (8,))
+    with torch.no_grad():
+        pair[0].rsqrt.spike_listener = mock.Mock()
+        pair[0](x, (8,))
+        pair[0].rsqrt.spike_listener = None
+        handle = pair[0].deviation.register_forward_hook(lambda *call: None)
+        pair[0](x, (8,))
+        assert fused == []
+        handle.remove()
+        pair[0](x, (8,))
+    assert fused == ["normalized"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,34 +25,33 @@ triton = pytest.importorskip("triton", reason="pip install triton")
 TYPES = {torch.float32: "*fp32", torch.float16: "*fp16", torch.int16: "*i16", torch.int32: "*i32"} | {
     torch.int64: "*i64",
     torch.uint8: "*u8",
+    torch.bfloat16: "*bf16",
 }
 LAUNCHING = ("num_warps", "enable_fp_fusion")
 
 
-def launched(neuron: MBENode, x: Tensor, **more: Any) -> tuple[Any, tuple, dict]:
+def launched(run: Callable[[], object]) -> tuple[Any, tuple, dict]:
     """The kernel that a call launches, and its arguments."""
-    from mbe_plugin.kernels.triton_gpu import calls
+    from mbe_plugin.kernels.triton_gpu.compiled import kernels, norms
 
     found = []
 
     def recorder(kernel: Any) -> Any:
         return mock.MagicMock(__getitem__=lambda _, grid: lambda *a, **k: found.append((kernel, a, k)))
 
-    with (
-        mock.patch.object(operator, "neuron", calls.neuron),
-        mock.patch.object(calls.kernels, "neuron", recorder(calls.kernels.neuron)),
-        mock.patch.object(calls.kernels, "numerators", recorder(calls.kernels.numerators)),
-    ):
-        neuron._by_kernel(x, **more)
+    with ExitStack() as patched:
+        for module, name in ((kernels, "neuron"), (kernels, "numerators"), (norms, "normalize")):
+            patched.enter_context(mock.patch.object(module, name, recorder(getattr(module, name))))
+        run()
     [one] = found
     return one
 
 
-def compiled(neuron: MBENode, x: Tensor, capability: int, **more: Any) -> Any:
+def compiled(run: Callable[[], object], capability: int) -> Any:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    kernel, args, constants = launched(neuron, x, **more)
+    kernel, args, constants = launched(run)
     options = {name: constants.pop(name) for name in LAUNCHING}
     given = dict(zip(kernel.arg_names, args, strict=False))
     signature = {name: _type(given[name]) if name in given else "constexpr" for name in kernel.arg_names}
@@ -65,29 +65,50 @@ def _type(value: object) -> str:
     return "fp32" if isinstance(value, float) else "i32"
 
 
-def gelu() -> MBENode:
-    return fit("gelu", time_steps=16, bases=64).node()
-
-
-def shared() -> dict[str, Any]:
-    return {"shared": "channel", "exponents": torch.zeros(256, dtype=torch.int32)}
-
-
 LIMITS = {"calibrated": torch.zeros(2), "accurate": (-1.0, 1.0)}
 RANGED = {"counted": True, **LIMITS}
-# what: (neuron, its input, more of Asked, how many of PTX's floors there are to an element)
-KERNELS: dict[str, tuple[Callable[[], MBENode], Tensor, dict[str, Any], int]] = {
-    "gelu": (gelu, torch.zeros(4096), {}, 1),
-    "gelu with counts and where": (gelu, torch.zeros(4096), {"where": torch.ones(4096) > 0, **RANGED}, 1),
-    "exp2": (lambda: fit("exp2", time_steps=8, bases=16).node(), torch.zeros(4096), {}, 1),
-    "scores": (lambda: fit("exp2", time_steps=8, bases=16).node(), torch.zeros(64, 64), {"scores": True, **LIMITS}, 1),
-    "1/sqrt": (lambda: fit("rsqrt", time_steps=8, bases=16).node(), torch.zeros(4096).half(), {}, 1),
-    "sqrt": (lambda: fit("sqrt_octave", time_steps=8, bases=16).node(), torch.zeros(4096), {}, 1),
-    "steps": (lambda: fit("gelu", time_steps=16, bases=4, family="published").node(), torch.zeros(4096), {}, 0),
-    "identity": (lambda: MBENode(identity_tables(16, 8), "identity"), torch.zeros(4096).bfloat16(), RANGED, 0),
-    "first spike": (lambda: MBENode(first_spike_tables(16, 8), "clip"), torch.zeros(4096), RANGED, 0),
-    "a scale per channel": (lambda: MBENode(shared_scale_tables(8, 8)), torch.zeros(16, 256), shared(), 1),
-}  # fmt: skip
+
+
+def neuron(made: MBENode, x: Tensor, **more: Any) -> Callable[[], object]:
+    from mbe_plugin.kernels.triton_gpu import calls
+
+    def run() -> object:
+        with mock.patch.object(operator, "neuron", calls.neuron):
+            return made._by_kernel(x, **more)
+
+    return run
+
+
+def of(function: str, time_steps: int = 8, bases: int = 16, **kwargs: Any) -> MBENode:
+    return fit(function, time_steps=time_steps, bases=bases, **kwargs).node()
+
+
+def normalisation() -> object:
+    from mbe_plugin.kernels.triton_gpu.norms import normalized
+
+    deviation = MBENode(identity_tables(16, 8), "identity")._asked(**LIMITS)
+    gain = torch.ones(768)
+    return normalized(
+        torch.zeros(64, 768), 768, 1e-5, True, gain, gain, deviation, of("rsqrt")._asked(**LIMITS)
+    )
+
+
+X, SHORT = torch.zeros(4096), torch.zeros(4096).bfloat16()
+SHARED = {"shared": "channel", "exponents": torch.zeros(256, dtype=torch.int32)}
+# what: (its call, whether a code's floor is among it)
+KERNELS: dict[str, tuple[Callable[[], object], bool]] = {
+    "gelu": (neuron(of("gelu", 16, 64), X), True),
+    "gelu with counts and where": (neuron(of("gelu", 16, 64), X, where=X == 0, **RANGED), True),
+    "exp2": (neuron(of("exp2"), X), True),
+    "scores": (neuron(of("exp2"), torch.zeros(64, 64), scores=True, **LIMITS), True),
+    "1/sqrt": (neuron(of("rsqrt"), X.half()), True),
+    "sqrt": (neuron(of("sqrt_octave"), X), True),
+    "steps": (neuron(of("gelu", 16, 4, family="published"), X), False),
+    "identity": (neuron(MBENode(identity_tables(16, 8), "identity"), SHORT, **RANGED), False),
+    "first spike": (neuron(MBENode(first_spike_tables(16, 8), "clip"), X, **RANGED), False),
+    "a scale per channel": (neuron(MBENode(shared_scale_tables(8, 8)), torch.zeros(16, 256), **SHARED), True),
+    "normalisation": (normalisation, True),
+}
 
 
 @pytest.fixture(scope="module")
@@ -100,9 +121,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.mark.parametrize("name", KERNELS)
 def test_nothing_is_fused_approximated_or_flushed(cache: None, name: str) -> None:
-    make, x, more, floors = KERNELS[name]
+    run, floors = KERNELS[name]
     capability = 90 if name in ("exp2", "first spike") else 80
-    code = compiled(make(), x, capability, **more).asm["ptx"]
+    code = compiled(run, capability).asm["ptx"]
     assert f".target sm_{capability}" in code
     assert not re.findall(r"\b(?:fma|mad)\.(?!lo|hi|wide)\S*", code), (
         "a multiplication and an addition, rounded once"
@@ -110,7 +131,7 @@ def test_nothing_is_fused_approximated_or_flushed(cache: None, name: str) -> Non
     assert not re.findall(r"\S*(?:approx|\.full)\S*", code)
     flushed = re.findall(r"(\S+\.ftz\S*)", code)
     assert set(flushed) <= {"cvt.rmi.ftz.f32.f32"}, "of a code, where it changes nothing"
-    assert bool(flushed) is bool(floors)
+    assert bool(flushed) is floors
 
 
 def test_the_assembler_fuses_nothing_either(cache: None, tmp_path: Path) -> None:
@@ -120,8 +141,7 @@ def test_the_assembler_fuses_nothing_either(cache: None, tmp_path: Path) -> None
     if not disassembler.exists():
         pytest.skip("this Triton brings no disassembler")
     for name in ("gelu", "steps"):
-        make, x, more, _ = KERNELS[name]
-        (tmp_path / "kernel.cubin").write_bytes(compiled(make(), x, 80, **more).asm["cubin"])
+        (tmp_path / "kernel.cubin").write_bytes(compiled(KERNELS[name][0], 80).asm["cubin"])
         command = [disassembler, "-sass", tmp_path / "kernel.cubin"]
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
         assert "FADD" in done.stdout
@@ -183,8 +203,8 @@ def test_auto_goes_by_the_device(monkeypatch: pytest.MonkeyPatch, here: list[str
 
 
 def test_the_operator_says_what_it_has_no_kernel_for() -> None:
-    neuron, x = MBENode(identity_tables(4, 8), "identity"), torch.zeros(3)
+    made, x = MBENode(identity_tables(4, 8), "identity"), torch.zeros(3)
     with pytest.raises(BackendError, match="counts what leaves a range on CUDA only"):
-        neuron._by_kernel(x, **LIMITS)
+        made._by_kernel(x, **LIMITS)
     with pytest.raises(BackendError, match="has no kernel on the CPU for an input of torch.float64"):
-        neuron._by_kernel(x.double())
+        made._by_kernel(x.double())

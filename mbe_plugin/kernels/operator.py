@@ -61,14 +61,15 @@ def _require(device: str, reasons: list[str], refusal: str | None) -> None:
 
 def neuron(x: Tensor, asked: Asked) -> Found:
     """call(x, *asked), through torch's dispatcher where somebody looks on: a compiler, a transform, a mode."""
-    if _unwatched(x):
+    if unwatched(x):
         return call(x, *asked)
     values, ends, counts = _operator(x, *asked)
     # dynamo lets no attribute be set on one of several results, which a converted network marks
     return values.view_as(values) if torch.compiler.is_compiling() else values, ends, counts
 
 
-def _unwatched(x: Tensor) -> bool:
+def unwatched(x: Tensor) -> bool:
+    """Whether no compiler, transform or mode looks on, so that a kernel may be called past torch's dispatcher."""
     # the dispatcher takes as long as the kernel for a thousand elements
     return (
         type(x) in PLAIN

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from mbe_plugin.fitting.functions import Scalar
-from mbe_plugin.kernels import backends
+from mbe_plugin.kernels import backends, operator
+from mbe_plugin.kernels.asked import Asked
 from mbe_plugin.kernels.gradients import Detour
 from mbe_plugin.neuron.scaling import (
     IDENTITY,
@@ -159,17 +160,8 @@ class CalibratedNode(MBENode):
         caller counts. None where it goes the long way.
         """
         listener = self.spike_listener
-        alone = (
-            CALLS.taken_by is None and not self.dead_zone and (listener is None or listener.counts_suffice)
-        )
-        # accelerate's hooks, which bring the tables of an offloaded neuron, stand in the place of its forward
-        hooked = (
-            self._forward_hooks
-            or self._forward_pre_hooks
-            or _has_any_global_hook()
-            or "forward" in vars(self)
-        )
-        if not alone or hooked or torch.compiler.is_compiling() or not self._passes_once(scores):
+        heard = listener is not None and not listener.counts_suffice
+        if heard or not self._is_alone() or torch.compiler.is_compiling() or not self._passes_once(scores):
             return None
         ranged = self._ranged(scores)
         y, ends, counts = self._by_kernel(scores, counted=listener is not None, scores=True, **ranged)
@@ -177,6 +169,39 @@ class CalibratedNode(MBENode):
         if listener is not None:
             listener(scores, None, None, (*self._counts_of(counts), counts[-1]))
         return y, None if ranged else ends, counts[-1]
+
+    def _is_alone(self) -> bool:
+        """Whether nobody stands in for this neuron or looks at its calls, but for a listener."""
+        # accelerate's hooks, which bring the tables of an offloaded neuron, stand in the place of its forward
+        hooked = (
+            self._forward_hooks
+            or self._forward_pre_hooks
+            or _has_any_global_hook()
+            or "forward" in vars(self)
+        )
+        return CALLS.taken_by is None and not self.dead_zone and not hooked
+
+    def fuses(self, x: Tensor) -> bool:
+        """Whether an operator may compute this neuron inside a kernel of its own, on a GPU, for an input as x."""
+        return (
+            type(self) is CalibratedNode
+            and self.spike_listener is None
+            and self._is_alone()
+            and self._passes_once(x)
+            and backends.runs_on(self.backend, x) == "triton"
+            and operator.unwatched(x)
+        )
+
+    def asked_inside(self, device: torch.device) -> Asked:
+        """What such a kernel is told of it, which gives it float32 there and counts what leaves its range."""
+        x = torch.empty(0, device=device)
+        self._check_device(x)
+        return self._asked(**self._ranged(x))
+
+    def count_inside(self, seen: int | Tensor, counts: Tensor) -> None:
+        """Add what such a kernel has counted: elements, and of the range [2]."""
+        self.seen += seen
+        self._without_range(counts)
 
     def decoded(self, x: Tensor, dim: int = -1) -> Tensor:
         """forward(x, dim) without hooks or counters."""
@@ -258,6 +283,12 @@ class CalibratedNode(MBENode):
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "spike_listener": None}
+
+
+def fusing(x: Tensor, *neurons: nn.Module) -> list[CalibratedNode] | None:
+    """The neurons, if an operator may compute all of them inside a kernel of its own."""
+    found = [neuron for neuron in neurons if isinstance(neuron, CalibratedNode) and neuron.fuses(x)]
+    return found if len(found) == len(neurons) else None
 
 
 def _straight_through(x: Tensor, gradient: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mbe_plugin.operators.base import SpikingOperator
-from mbe_plugin.operators.neuron import NeuronFactory
+from mbe_plugin.operators.neuron import CalibratedNode, NeuronFactory, fusing
 
 
 class Normalization(SpikingOperator):
@@ -35,6 +35,17 @@ class Normalization(SpikingOperator):
         variance = (deviation * deviation).mean(dim=list(dims), keepdim=True)
         return deviation * self.rsqrt(variance + eps)
 
+    def over_last(
+        self, x: Tensor, dims: int, eps: float, weight: Tensor | None, bias: Tensor | None
+    ) -> Tensor:
+        """x normalised over its last dimensions, times weight plus bias, in x's dtype; on a GPU in one pass."""
+        neurons = fusing(x, self.deviation, self.rsqrt)
+        if neurons and not any(_is_differentiated(p) for p in (weight, bias)):
+            y = _in_one_pass(neurons, x, x.shape[-dims:].numel(), eps, self.centered, weight, bias)
+            if y is not None:
+                return y
+        return _affine(self.normalize(x, range(-dims, 0), eps), weight, bias).to(x.dtype)
+
 
 class LayerNorm(Normalization):
     """Called like torch.nn.functional.layer_norm."""
@@ -52,9 +63,8 @@ class LayerNorm(Normalization):
         cudnn_enable: bool = True,
     ) -> Tensor:
         """LayerNorm over the last len(normalized_shape) dimensions."""
-        dims = range(-len(normalized_shape), 0)
         # contiguous like torch's own, for code that takes a view of the output
-        return _affine(self.normalize(input, dims, eps), weight, bias).to(input.dtype).contiguous()
+        return self.over_last(input, len(normalized_shape), eps, weight, bias).contiguous()
 
 
 class RMSNorm(Normalization):
@@ -72,8 +82,7 @@ class RMSNorm(Normalization):
     ) -> Tensor:
         """RMSNorm over the last len(normalized_shape) dimensions."""
         eps = torch.finfo(input.dtype).eps if eps is None else eps
-        dims = range(-len(normalized_shape), 0)
-        return _affine(self.normalize(input, dims, eps), weight, None).to(input.dtype)
+        return self.over_last(input, len(normalized_shape), eps, weight, None)
 
 
 class GroupNorm(Normalization):
@@ -133,7 +142,7 @@ class NormalizationUnit(Normalization):
     def forward(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
         """The module's output for x [..., C]."""
         gain = weight + self.gain_offset if weight is not None and self.gain_offset else weight
-        return _affine(self.normalize(x, (-1,), self.eps), gain, bias).to(x.dtype)
+        return self.over_last(x, 1, self.eps, gain, bias)
 
 
 def _per_channel(
@@ -142,6 +151,31 @@ def _per_channel(
     """weight and bias [C] in a shape that multiplies [B, C, ...]."""
     shape = [1, -1, *[1] * (input.dim() - 2)]
     return tuple(None if p is None else p.reshape(shape) for p in (weight, bias))  # type: ignore[return-value]
+
+
+def _in_one_pass(
+    neurons: list[CalibratedNode],
+    x: Tensor,
+    columns: int,
+    eps: float,
+    centered: bool,
+    weight: Tensor | None,
+    bias: Tensor | None,
+) -> Tensor | None:
+    """Normalization.over_last by one kernel, or None where it has none for such neurons or rows."""
+    from mbe_plugin.kernels.triton_gpu import norms
+
+    deviation, rsqrt = (neuron.asked_inside(x.device) for neuron in neurons)
+    if deviation.form != "identity" or not 0 < columns <= norms.MOST_COLUMNS:
+        return None
+    y, counts = norms.normalized(x, columns, eps, centered, weight, bias, deviation, rsqrt)
+    neurons[0].count_inside(x.numel(), counts[:2])
+    neurons[1].count_inside(x.numel() // columns, counts[2:])
+    return y
+
+
+def _is_differentiated(parameter: Tensor | None) -> bool:
+    return parameter is not None and parameter.requires_grad and torch.is_grad_enabled()
 
 
 def _affine(y: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:

@@ -25,15 +25,14 @@ def neuron(x: Tensor, asked: Asked, block: int = BLOCK) -> Found:
     out, x, where = _laid_out(x, asked)
     slots = asked.slots
     found = torch.zeros(slots + KEYS, dtype=torch.int64, device=x.device)
-    ends = (
-        torch.full((2,), torch.nan, device=x.device)
-        if x.numel() == 0
-        else found.new_empty(2, dtype=torch.float32)
-    )
-    if x.numel():
-        with torch.cuda.device_of(x):
-            launch = _launch_rows if asked.scores else _launch_elements
-            launch(_bits(x), _bits(out), where, found, ends, asked, block)
+    if x.numel() == 0:
+        return out, torch.full((2,), torch.nan, device=x.device), found[:slots]
+    ends = found.new_empty(2, dtype=torch.float32)
+    with torch.cuda.device_of(x):
+        if asked.scores:
+            _launch_rows(x, out, found, ends, asked, block)
+        else:
+            _launch_elements(x, out, where, found, ends, asked, block)
     return out, ends, found[:slots]
 
 
@@ -47,7 +46,8 @@ def _laid_out(x: Tensor, asked: Asked) -> tuple[Tensor, Tensor, Tensor | None]:
     return out, x, None if where is None else torch.empty_like(out, dtype=torch.bool).copy_(where)
 
 
-def _bits(x: Tensor) -> Tensor:
+def bits(x: Tensor) -> Tensor:
+    """x, bfloat16 as int16."""
     return x.view(torch.int16) if x.dtype == torch.bfloat16 else x
 
 
@@ -56,28 +56,26 @@ def _launch_elements(
 ) -> None:
     exponents = x if asked.exponents is None else asked.exponents.contiguous()
     inner, along = prod(x.shape[asked.dim :][1:]), x.shape[asked.dim] if x.dim() else 1
-    kernels.neuron[(_parts(x.numel(), block),)](
-        x, out, x if where is None else where.view(torch.uint8), *_tables(asked), exponents, found, ends,
-        *_limits(asked, x), x.numel(), inner, along, **_kind(asked),
-        DTYPE=DTYPES.get(x.dtype, "bfloat16"), MASKED=where is not None, SHARED=asked.shared,
+    kernels.neuron[(parts(x.numel(), block),)](
+        bits(x), bits(out), x if where is None else where.view(torch.uint8), *tables(asked), exponents, found, ends,
+        *limits(asked, torch.float32 if asked.shared == "channel" else x.dtype), x.numel(), inner, along,
+        **constants(asked), DTYPE=DTYPES[x.dtype], MASKED=where is not None, SHARED=asked.shared,
         WIDE=inner * along > WIDE, BLOCK=block, num_warps=4, enable_fp_fusion=False,
     )  # fmt: skip
 
 
-def _launch_rows(
-    x: Tensor, out: Tensor, where: Tensor | None, found: Tensor, ends: Tensor, asked: Asked, block: int
-) -> None:
+def _launch_rows(x: Tensor, out: Tensor, found: Tensor, ends: Tensor, asked: Asked, block: int) -> None:
     columns = x.shape[-1]
     rows = x.numel() // columns
-    wide = min(_power_of_two(columns), block)
+    wide = min(power_of_two(columns), block)
     together = block // wide
-    kernels.numerators[(_parts(rows, together),)](
-        x, out, *_tables(asked), found, ends, *_limits(asked, x), rows, columns, **_kind(asked),
+    kernels.numerators[(parts(rows, together),)](
+        x, out, *tables(asked), found, ends, *limits(asked, x.dtype), rows, columns, **constants(asked),
         ROWS=together, COLUMNS=wide, num_warps=4, enable_fp_fusion=False,
     )  # fmt: skip
 
 
-def _kind(asked: Asked) -> dict[str, Any]:
+def constants(asked: Asked) -> dict[str, Any]:
     """What kind of neuron it is: the kernels' compile-time constants."""
     time_steps, bases = asked.tables[0].shape
     banks, reduction = asked.tables[4].numel(), REDUCTIONS[asked.reduction]
@@ -95,32 +93,33 @@ def _kind(asked: Asked) -> dict[str, Any]:
         "N": bases,
         "BANKS": banks,
         "LEVELS": (segments - 1).bit_length(),
-        "BINS": _power_of_two(keys + 1),
+        "BINS": power_of_two(keys + 1),
         "COUNTED": asked.counted,
         "SLOTS": asked.slots - asked.range_slots,
         "RANGED": asked.range_slots // 2,
     }
 
 
-def _tables(asked: Asked) -> list[Tensor]:
+def tables(asked: Asked) -> list[Tensor]:
+    """The neuron's numbers."""
     return [table.contiguous() for table in asked.tables]
 
 
-def _limits(asked: Asked, x: Tensor) -> tuple[Tensor, float, float, float]:
-    """The calibrated range, the range of accuracy, and the largest number of the input's dtype."""
+def limits(asked: Asked, dtype: torch.dtype) -> tuple[Tensor, float, float, float]:
+    """The calibrated range, the range of accuracy, and the largest number of the dtype that they are compared in."""
     if asked.calibrated is None:
-        return x, 0.0, 0.0, 0.0
-    scaled = torch.float32 if asked.shared == "channel" else x.dtype
-    most = torch.finfo(torch.bfloat16 if scaled == torch.int16 else scaled).max
+        return asked.tables[0], 0.0, 0.0, 0.0
+    most = torch.finfo(dtype).max
     # a range without accuracy beyond it is not widened
     low, high = asked.accurate if asked.accurate is not None else (most, -most)
     return asked.calibrated, max(low, -most), min(high, most), most
 
 
-def _parts(size: int, part: int) -> int:
+def parts(size: int, part: int) -> int:
+    """How many parts there are, the last one perhaps smaller."""
     return -(-size // part)
 
 
-def _power_of_two(size: int) -> int:
+def power_of_two(size: int) -> int:
     """The least power of two that is no smaller."""
     return 1 << (size - 1).bit_length()
