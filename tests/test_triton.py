@@ -13,7 +13,7 @@ import torch
 from interpreter import Interpreter, interpreter
 from networks import tokens, transformer
 from oracle import FAMILIES, assert_same_bits, critical_inputs, laid_out, make_tables
-from torch import Tensor
+from torch import Tensor, nn
 
 import mbe_plugin
 from mbe_plugin import BackendError, MBEConfig, MBENode, fit
@@ -23,7 +23,7 @@ from mbe_plugin.kernels.asked import Asked
 from mbe_plugin.neuron.first_spike import first_spike_tables
 from mbe_plugin.neuron.scaling import REDUCTIONS
 from mbe_plugin.neuron.tables import mirrored_tables
-from mbe_plugin.operators import CalibratedNode, LayerNorm, RMSNorm, SharedScaleNode, Softmax
+from mbe_plugin.operators import Attention, CalibratedNode, LayerNorm, RMSNorm, SharedScaleNode, Softmax
 
 pytest.importorskip("triton", reason="pip install triton")
 
@@ -321,7 +321,8 @@ def test_a_cpu_tensor_is_refused_by_name() -> None:
 @pytest.fixture
 def fused(everywhere: None, triton: Interpreter) -> Iterator[list[str]]:
     """Operators take their own kernels, interpreted; the names of those that ran."""
-    from mbe_plugin.kernels.triton_gpu import norms
+    from mbe_plugin.kernels.triton_gpu import attention, norms
+    from mbe_plugin.operators import softmax as softmax_module
 
     ran: list[str] = []
 
@@ -332,7 +333,11 @@ def fused(everywhere: None, triton: Interpreter) -> Iterator[list[str]]:
 
         return mock.patch.object(module, name, run)
 
-    with through(norms, "normalized"):
+    with (
+        through(norms, "normalized"),
+        through(attention, "attended"),
+        mock.patch.object(softmax_module, "TILED_FROM", 0),
+    ):
         yield ran
 
 
@@ -407,3 +412,68 @@ def test_what_others_look_at_is_not_fused(fused: list[str]) -> None:
         handle.remove()
         pair[0](x, (8,))
     assert fused == ["normalized"]
+
+
+def attention_pair(coded_weights: bool = False) -> list[Attention]:
+    """The operator on the kernel, and on torch."""
+
+    def make(role: str, function: str, scalar: Any = None) -> Any:
+        if function == "weight" and not coded_weights:
+            return nn.Identity()
+        if function in ("identity", "weight"):
+            return CalibratedNode(identity_tables(8, 8), "identity", -0.6, 0.6, function, 0.0)
+        found = fit(function, time_steps=4, bases=16)
+        return CalibratedNode(found.tables, found.reduction, -3.0, 1.5, function, 0.0)
+
+    pair = [Attention(make) for _ in range(2)]
+    mbe_plugin.set_backend(pair[1], "torch")
+    return pair
+
+
+def masks(queries: int, keys: int) -> dict[str, dict[str, Any]]:
+    some = torch.rand(2, 1, queries, keys) < 0.6
+    some[0, 0, 3] = False  # a row that sees nothing
+    return {
+        "none": {},
+        "causal": {"is_causal": True},
+        "bool": {"attn_mask": some},
+        "added": {"attn_mask": torch.randn(queries, keys).masked_fill(some[1, 0], -torch.inf)},
+        "padding": {"attn_mask": some[:, :, :1]},
+    }
+
+
+@pytest.mark.filterwarnings("ignore::mbe_plugin.RangeWarning")
+@pytest.mark.parametrize("coded_weights", [False, True])
+@pytest.mark.parametrize("mask", masks(4, 1))
+def test_attention_in_one_pass(fused: list[str], mask: str, coded_weights: bool) -> None:
+    pair = attention_pair(coded_weights)
+    q, k, v = torch.randn(2, 1, 33, 20) * 2, torch.randn(2, 1, 40, 20), torch.randn(2, 1, 40, 5)
+    given = masks(33, 40)[mask]
+    found, want = (one(q, k, v, **given) for one in pair)
+    assert_close_and_counted_alike(pair, found, want)
+    assert fused == ["attended"]
+
+
+@pytest.mark.filterwarnings("ignore::mbe_plugin.RangeWarning")
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_numerators_of_attention_are_exact(fused: list[str], causal: bool) -> None:
+    """Scores of whole numbers are exact in any order, and with values of 1 and 0 each output is a single numerator."""
+    pair = attention_pair()
+    q, k = torch.randint(-3, 4, (2, 50, 16)).float(), torch.randint(-3, 4, (2, 40, 16)).float()
+    q[0, 7, 0] = torch.nan
+    v = torch.eye(40).expand(2, 40, 40)
+    found, want = (one(q, k, v, is_causal=causal, scale=0.25) for one in pair)
+    # the sum of a row may be rounded otherwise, and with it the row's factor
+    rows = (found == want).all(-1) | (want.isnan() & found.isnan()).all(-1)
+    assert float(rows.float().mean()) > 0.95
+    assert fused == ["attended"]
+
+
+def test_short_attention_keeps_its_scores(fused: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from mbe_plugin.operators import softmax as softmax_module
+
+    monkeypatch.setattr(softmax_module, "TILED_FROM", 7 * 9 + 1)
+    pair = attention_pair()
+    q, k = torch.randn(7, 4) / 8, torch.randn(9, 4) / 8
+    assert_same_bits(*(one(q, k, k) for one in pair))
+    assert fused == []

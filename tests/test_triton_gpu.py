@@ -205,3 +205,37 @@ def test_softmax() -> None:
     x = torch.randn(50, 3001) * 5
     x[3] = -torch.inf
     assert_same_bits(there.numerators(x.cuda(), -1).cpu(), here.numerators(x, -1))
+
+
+@pytest.mark.filterwarnings("ignore::mbe_plugin.RangeWarning")
+@pytest.mark.parametrize("causal", [False, True])
+def test_operators_in_one_pass(causal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mbe_plugin.operators import Attention, LayerNorm
+    from mbe_plugin.operators import softmax as softmax_module
+
+    def make(role: str, function: str, scalar: object = None) -> nn.Module:
+        if function in ("identity", "weight"):
+            return CalibratedNode(identity_tables(8, 8), "identity", -9.0, 9.0, function, 0.0)
+        found = fit(function, time_steps=8, bases=16)
+        return CalibratedNode(found.tables, found.reduction, -126.0, 1.0, function, 0.0)
+
+    monkeypatch.setattr(softmax_module, "TILED_FROM", 0)
+    q, k, v = torch.randn(3, 2, 4, 300, 64).cuda().unbind()
+    x, gain = torch.randn(500, 768).cuda(), torch.rand(768).cuda()
+    calls = {
+        Attention: lambda one: one(q, k, v, is_causal=causal),
+        LayerNorm: lambda one: one(x, (768,), gain, gain),
+    }
+    for kind, call in calls.items():
+        one = kind(make).cuda()
+        with torch.no_grad():
+            call(one)
+            with nothing_waits():
+                found = call(one)
+            mbe_plugin.set_backend(one, "torch")
+            want = call(one)
+        error = (found - want).abs()
+        assert float(error.max()) <= 2.0**-8 * float(want.abs().max()), (
+            "a step of a code, where a sum is rounded otherwise"
+        )
+        assert float(error.median()) <= 1e-6

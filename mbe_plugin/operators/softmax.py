@@ -6,13 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from mbe_plugin.operators.base import SpikingOperator
-from mbe_plugin.operators.neuron import CalibratedNode, NeuronFactory, within
+from mbe_plugin.operators.neuron import CalibratedNode, NeuronFactory, fusing, within
 from mbe_plugin.operators.ranges import hold
 from mbe_plugin.operators.unary import LOG2_E
 
 DEEPEST = -125.0  # 2^-125 of the row's largest is where a weight is sent no more
 WEIGHT = "weight"  # the function of a neuron that encodes 2^z once more; an nn.Identity where it need not
 MOST_SCORES = 1 << 24  # attention scores held at a time; the queries of longer sequences take turns
+TILED_FROM = MOST_SCORES  # scores from which on a GPU one kernel does it all in tiles, without storing them
 
 
 class Softmax(SpikingOperator):
@@ -115,6 +116,10 @@ class Attention(SpikingOperator):
         scale = query.shape[-1] ** -0.5 if scale is None else scale
         wide = torch.float64 if q.dtype == torch.float64 else torch.float32
         q, k, v = q.to(wide) * scale, k.to(wide), v.to(wide)
+        if not dropout_p:
+            out = _in_one_pass(self, q, k, v, attn_mask, is_causal)
+            if out is not None:
+                return out.to(query.dtype)
         rows = max(MOST_SCORES * q.shape[-2] // max(q.shape[:-1].numel() * k.shape[-2], 1), 1)
         parts = [
             self._mixed(q[..., first : first + rows, :], k, v, attn_mask, is_causal, dropout_p, first)
@@ -139,6 +144,34 @@ class Attention(SpikingOperator):
         if dropout_p:
             weights = torch.dropout(weights, dropout_p, True)
         return self.mixed(weights @ v) * inverse
+
+
+def _in_one_pass(
+    of: Attention, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool
+) -> Tensor | None:
+    """The output rows of the scaled queries by one kernel, or None where it may or can not, or need not."""
+    if q.shape[:-1].numel() * k.shape[-2] < TILED_FROM:
+        return None
+    coded = [] if isinstance(of.weights, nn.Identity) else [of.weights]
+    neurons = fusing(q, of.softmax.exp2, of.softmax.reciprocal, of.mixed, *coded)
+    operands = [t for t in (q, k, v, mask) if t is not None]
+    followed = torch.is_grad_enabled() and any(t.requires_grad for t in operands)
+    if neurons is None or followed or torch.is_autocast_enabled(q.device.type):
+        return None
+    from mbe_plugin.kernels.triton_gpu import attention
+
+    exp2, reciprocal, mixed, *weights = (neuron.asked_inside(q.device) for neuron in neurons)
+    identities = {asked.form for asked in (mixed, *weights)} == {"identity"}
+    if not identities or not attention.has_kernel(q, k, v, mask):
+        return None
+    coder = weights[0] if weights else None
+    out, counts = attention.attended(q, k, v, mask, is_causal, exp2, reciprocal, coder, mixed)
+    neurons[0].count_inside(counts[8], counts[0:2])
+    neurons[1].count_inside(counts[9], counts[2:4])
+    neurons[2].count_inside(out.numel(), counts[6:8])
+    for neuron in neurons[3:]:
+        neuron.count_inside(q.shape[:-1].numel() * k.shape[-2], counts[4:6])
+    return out
 
 
 def _encode(encoder: nn.Module, x: Tensor, dim: int) -> Tensor:
