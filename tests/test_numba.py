@@ -271,6 +271,7 @@ def test_the_spikes_are_read_from_the_tables_that_are_there_now() -> None:
 
 def test_the_operator_without_numba_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(operator.numba_cpu, "missing", lambda: ["Numba is not installed (pip install x)"])
+    operator._calls.cache_clear()  # which has looked before
     with pytest.raises(BackendError, match=r"neuron cannot run on the CPU here: Numba is not installed"):
         LIBRARY["gelu"]._by_kernel(torch.randn(3))
 

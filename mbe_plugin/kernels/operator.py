@@ -6,6 +6,8 @@ backend 'torch' is made of torch's own operators, which a compiler follows by it
 
 from __future__ import annotations
 
+from functools import cache
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -31,32 +33,27 @@ def call(x: Tensor, *asked: Any) -> Found:
     """Decoded values as x [...]; the least and largest x, float32 [2], NaN where one is; counts, int64 [T * N + 1].
 
     asked: see Asked. counts: spikes per step and basis, then how many exponents were sent; [0] unless ``counted``.
-    Raises BackendError without the library of x's device, and for what has no kernel there.
+    Raises BackendError without the library of x's device, and for what is counted on CUDA only.
     """
-    return _on_cuda(x, Asked(*asked)) if x.device.type == "cuda" else _on_cpu(x, Asked(*asked))
-
-
-def _on_cpu(x: Tensor, asked: Asked) -> Found:
-    _require("the CPU", numba_cpu.missing(), numba_cpu.refusal(x))
-    if asked.calibrated is not None:
+    given = Asked(*asked)
+    if given.calibrated is not None and x.device.type != "cuda":
         raise BackendError("torch.ops.mbe_plugin.neuron counts what leaves a range on CUDA only")
+    return _calls(x.device.type).neuron(x, given)
+
+
+@cache
+def _calls(device: str) -> ModuleType:
+    reasons = (triton_gpu if device == "cuda" else numba_cpu).missing()
+    if reasons:
+        where = "CUDA" if device == "cuda" else "the CPU"
+        raise BackendError(f"torch.ops.mbe_plugin.neuron cannot run on {where} here: {', '.join(reasons)}")
+    if device == "cuda":
+        from mbe_plugin.kernels.triton_gpu import calls as on_gpu
+
+        return on_gpu
     from mbe_plugin.kernels.numba_cpu import calls
 
-    return calls.neuron(x, asked)
-
-
-def _on_cuda(x: Tensor, asked: Asked) -> Found:
-    _require("CUDA", triton_gpu.missing(), triton_gpu.refusal(x))
-    from mbe_plugin.kernels.triton_gpu import calls
-
-    return calls.neuron(x, asked)
-
-
-def _require(device: str, reasons: list[str], refusal: str | None) -> None:
-    if reasons:
-        raise BackendError(f"torch.ops.mbe_plugin.neuron cannot run on {device} here: {', '.join(reasons)}")
-    if refusal:
-        raise BackendError(f"torch.ops.mbe_plugin.neuron has no kernel on {device} for {refusal}")
+    return calls
 
 
 def neuron(x: Tensor, asked: Asked) -> Found:
