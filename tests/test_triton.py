@@ -11,7 +11,7 @@ from unittest import mock
 import pytest
 import torch
 from interpreter import Interpreter, interpreter
-from networks import tokens, transformer
+from networks import WIDTH, tokens, transformer
 from oracle import FAMILIES, assert_same_bits, critical_inputs, laid_out, make_tables
 from torch import Tensor, nn
 
@@ -477,3 +477,32 @@ def test_short_attention_keeps_its_scores(fused: list[str], monkeypatch: pytest.
     q, k = torch.randn(7, 4) / 8, torch.randn(9, 4) / 8
     assert_same_bits(*(one(q, k, k) for one in pair))
     assert fused == []
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.down = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(x)
+        return self.down(nn.functional.scaled_dot_product_attention(y, y, y) + x)
+
+
+@pytest.mark.filterwarnings("ignore::mbe_plugin.RangeWarning")
+@pytest.mark.parametrize("merge", [True, False])
+def test_a_network_of_such_operators(fused: list[str], merge: bool) -> None:
+    """What comes out of them is an activation to what follows, whose neurons get all that they get otherwise."""
+    snn = mbe_plugin.convert(Block(), [tokens()], MBEConfig(bases=16, merge=merge, backend="torch"))
+    nodes = [n for n in snn.modules() if isinstance(n, CalibratedNode)]
+    found = []
+    for backend in ("torch", "auto"):
+        mbe_plugin.set_backend(snn, backend)
+        for neuron in nodes:
+            neuron.reset_counts()
+        with torch.no_grad():
+            found.append((snn(tokens(seed=3)), [int(n.seen) for n in nodes]))
+    assert fused == ["normalized", "attended"]
+    assert float((found[0][0] - found[1][0]).abs().max()) <= 1e-3 * float(found[0][0].abs().max())
+    assert found[0][1] == found[1][1]
+    assert all(found[0][1])
