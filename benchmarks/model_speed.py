@@ -2,9 +2,12 @@
 
     python -m benchmarks.model_speed [--networks minilm dinov2] [--backends torch numba] [--time-steps 16 8 4]
         [--batch-sizes 1 8 32] [--threads 1] [--steps]
+    python -m benchmarks.model_speed --device cuda          # the same on the GPU that is here, with Triton
 
 Times are medians of interleaved forwards, with and without counting events; memory is what one forward adds to the resident
-size at its peak (Linux), each in a process of its own. Nothing is printed unless every backend gives the bits of 'torch'.
+size at its peak (Linux), on a GPU to the memory that torch has given out there, each in a process of its own. Nothing is
+printed unless every backend gives the bits of 'torch'. On a GPU that is asked of a forward that counts events; without,
+operators are one kernel each, whose sums come in another order.
 Writes results/model_speed.md and .csv (--out: another name).
 """
 
@@ -15,6 +18,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -47,6 +51,7 @@ class Setting:
     batch: int
     length: int
     threads: int
+    device: str
 
 
 @dataclass(frozen=True)
@@ -63,19 +68,28 @@ class Row(Setting):
 
 def main() -> None:
     options = parse()
-    cold = _compiling()
     rows = [measure(setting, options.rounds) for setting in settings(options)]
     header = "network backend simulation T batch tokens threads".split()
     header += ["ANN, s", "SNN, s", "SNN / ANN", "counted / not", "ANN, MiB", "SNN, MiB"]
     text = (
         f"# Speed of spiking networks\n\n{provenance()}. Medians of {options.rounds} interleaved forwards; images are of "
-        f"{IMAGE_SIZE} x {IMAGE_SIZE} pixels; memory is what one forward adds at its peak. Numba's kernel takes "
-        f"{cold['cold']:.1f} s of a core to compile, once per machine, and {cold['warm']:.1f} s to load afterwards. The "
+        f"{IMAGE_SIZE} x {IMAGE_SIZE} pixels; memory is what one forward adds at its peak. {_on(options.device)} The "
         "backends' outputs are the same bits.\n\n" + markdown_table(header, [cells(row) for row in rows])
     )
     print(text)
     write_csv(options.out.with_suffix(".csv"), Row, rows)
     options.out.with_suffix(".md").write_text(text + "\n", encoding="utf-8")
+
+
+def _on(device: str) -> str:
+    """What else to know of the device."""
+    if device == "cuda":
+        return f"On {torch.cuda.get_device_name()}."
+    cold = _compiling()
+    return (
+        f"Numba's kernel takes {cold['cold']:.1f} s of a core to compile, once per machine, and {cold['warm']:.1f} s to "
+        "load afterwards."
+    )
 
 
 def cells(row: Row) -> tuple[object, ...]:
@@ -91,15 +105,18 @@ def cells(row: Row) -> tuple[object, ...]:
 
 
 def settings(options: argparse.Namespace) -> Iterator[Setting]:
+    device = options.device
     for network in options.networks:
         length = options.length if network == "minilm" else 0
         for threads in options.threads:
             for time_steps in options.time_steps:
                 for backend in options.backends:
                     for batch in options.batch_sizes:
-                        yield Setting(network, backend, "closed", time_steps, batch, length, threads)
+                        yield Setting(network, backend, "closed", time_steps, batch, length, threads, device)
                     if options.steps:
-                        yield Setting(network, backend, "steps", time_steps, STEPS_BATCH, length, threads)
+                        yield Setting(
+                            network, backend, "steps", time_steps, STEPS_BATCH, length, threads, device
+                        )
 
 
 def measure(setting: Setting, rounds: int) -> Row:
@@ -127,24 +144,36 @@ def _loading(folder: str) -> float:
 def _times(setting: Setting, rounds: int) -> dict[str, float]:
     networks, inputs = _networks(setting)
     snn = networks["snn"]
-    _check_bits(snn, inputs, setting.backend)
+    _check_bits(snn, inputs, setting)
 
     def counted() -> None:
         with mbe_plugin.count_spikes(snn):
             snn(**inputs)
 
     calls: dict[str, Callable[[], Any]] = {name: partial(m, **inputs) for name, m in networks.items()}
-    return interleaved_medians({**calls, "counted": counted}, rounds)
+    calls["counted"] = counted
+    if setting.device == "cuda":
+        calls = {name: partial(_waited, call) for name, call in calls.items()}
+    return interleaved_medians(calls, rounds)
 
 
-def _check_bits(snn: nn.Module, inputs: Inputs, backend: str) -> None:
+def _waited(call: Callable[[], Any]) -> None:
+    """The call, until the GPU has done it."""
+    call()
+    torch.cuda.synchronize()
+
+
+def _check_bits(snn: nn.Module, inputs: Inputs, setting: Setting) -> None:
     found = []
-    for name in ("torch", backend):
+    for name in ("torch", setting.backend):
         mbe_plugin.set_backend(snn, name)
-        with torch.no_grad():
+        counting = mbe_plugin.count_spikes(snn) if setting.device == "cuda" else nullcontext()
+        with torch.no_grad(), counting:
             found.append(snn(**inputs).last_hidden_state)
     if not torch.equal(*found):
-        raise SystemExit(f"backend {backend!r} does not give the bits of 'torch'; its speed means nothing")
+        raise SystemExit(
+            f"backend {setting.backend!r} does not give the bits of 'torch'; its speed means nothing"
+        )
 
 
 def _memory(setting: Setting, name: str) -> float:
@@ -152,6 +181,11 @@ def _memory(setting: Setting, name: str) -> float:
     small = {key: value[:1] for key, value in inputs.items()}
     with torch.no_grad():
         networks[name](**small)  # what the first call sets up once is no part of it
+        if setting.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            held = torch.cuda.memory_allocated()
+            networks[name](**inputs)
+            return (torch.cuda.max_memory_allocated() - held) / 2**20
         before = reset_peak()
         networks[name](**inputs)
     return (peak() - before) / 1024
@@ -173,8 +207,9 @@ def _networks(setting: Setting) -> tuple[dict[str, nn.Module], Inputs]:
     simulate: Any = setting.simulate
     config = MBEConfig(time_steps=setting.time_steps, simulate=simulate)
     snn = mbe_plugin.convert(ann, calibration, config)
+    networks = {"ann": ann.to(setting.device), "snn": snn.to(setting.device)}
     mbe_plugin.set_backend(snn, setting.backend)
-    return {"ann": ann, "snn": snn}, inputs
+    return networks, {name: value.to(setting.device) for name, value in inputs.items()}
 
 
 def parse() -> argparse.Namespace:
@@ -182,17 +217,20 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--networks", nargs="+", default=["minilm"], choices=["minilm", "dinov2"])
-    parser.add_argument("--backends", nargs="+", default=["torch", "numba"], choices=["torch", "numba"])
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--backends", nargs="+", choices=["torch", "numba", "triton"])
     parser.add_argument("--time-steps", type=int, nargs="+", default=[16, 8, 4])
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--length", type=int, default=25, help="tokens per sentence")
     parser.add_argument("--threads", type=int, nargs="+", default=[1])
     parser.add_argument("--steps", action="store_true", help="the step loop too (slow)")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument(
-        "--out", type=Path, default=RESULTS / "model_speed", help="results' path without suffix"
-    )
-    return parser.parse_args()
+    parser.add_argument("--out", type=Path, help="results' path without suffix")
+    options = parser.parse_args()
+    on_gpu = options.device == "cuda"
+    options.backends = options.backends or ["torch", "triton" if on_gpu else "numba"]
+    options.out = options.out or RESULTS / ("model_speed_cuda" if on_gpu else "model_speed")
+    return options
 
 
 if __name__ == "__main__":
