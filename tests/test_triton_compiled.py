@@ -55,6 +55,8 @@ def compiled(run: Callable[[], object], capability: int) -> Any:
     kernel, args, constants = launched(run)
     options = {name: constants.pop(name) for name in LAUNCHING if name in constants}
     given = dict(zip(kernel.arg_names, args, strict=False))
+    ones = [name for name, value in given.items() if type(value) is int and value == 1]
+    constants |= {name: given.pop(name) for name in ones}  # as at a launch
     signature = {name: _type(given[name]) if name in given else "constexpr" for name in kernel.arg_names}
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
@@ -117,6 +119,7 @@ KERNELS: dict[str, tuple[Callable[[], object], bool]] = {
     "identity": (neuron(MBENode(identity_tables(16, 8), "identity"), SHORT, **RANGED), False),
     "first spike": (neuron(MBENode(first_spike_tables(16, 8), "clip"), X, **RANGED), False),
     "a scale per channel": (neuron(MBENode(shared_scale_tables(8, 8)), torch.zeros(16, 256), **SHARED), True),
+    "one element": (neuron(of("gelu"), torch.zeros(1)), True),
     "normalisation": (normalisation, True),
     "attention": (attention, True),
 }
