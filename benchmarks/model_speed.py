@@ -4,8 +4,9 @@
         [--batch-sizes 1 8] [--length 25] [--threads 2] [--steps]
 
 Networks and their usual sizes are in speed_networks.py. Times are of interleaved forwards after a warm-up, with and
-without counting events; ANN and SNN allocate their outputs alike, in inference mode. Memory is what one forward adds to the resident
-size at its peak (Linux), each in a process of its own. Nothing is printed unless every backend gives the bits of 'torch'.
+without counting events; ANN and SNN allocate their outputs alike, in inference mode. Memory is what one forward adds to
+the resident size at its peak (Linux), each in a process of its own. Nothing is printed unless every backend gives the bits
+of 'torch'.
 Writes results/model_speed.md and .csv (--out: another name).
 """
 
