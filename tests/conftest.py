@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,15 @@ def seeds() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A stand-in for CuPy that runs its kernels on the CPU, which counts as a CUDA GPU meanwhile."""
+    from cuda_on_cpu import fake_cupy
+
+    with fake_cupy(monkeypatch) as fake:
+        yield fake
 
 
 @pytest.fixture(scope="session")
