@@ -54,11 +54,17 @@ def seeds() -> None:
 
 
 @pytest.fixture
-def cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where kernels are built for the CPU, once for all workers."""
+    return tmp_path_factory.getbasetemp().parent
+
+
+@pytest.fixture
+def cupy(monkeypatch: pytest.MonkeyPatch, built: Path) -> Iterator[Any]:
     """A stand-in for CuPy that runs its kernels on the CPU, which counts as a CUDA GPU meanwhile."""
     from cuda_on_cpu import fake_cupy
 
-    with fake_cupy(monkeypatch) as fake:
+    with fake_cupy(monkeypatch, built) as fake:
         yield fake
 
 

@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +25,6 @@ from mbe_plugin.kernels.cupy_gpu import calls, kernel
 SHIM = Path(__file__).with_name("cuda_shim.h")
 # nothing that the device would not do: every operation rounded once
 FLAGS = "-O1 -std=c++17 -shared -fPIC -ffp-contract=off -fno-fast-math -fno-strict-aliasing"
-CACHE = Path(tempfile.gettempdir()) / f"mbe_cuda_on_cpu_{os.getuid()}"
 STREAM = 1234  # the address of torch's current stream
 
 
@@ -39,8 +37,8 @@ def compiler() -> str:
 
 
 @cache
-def library(code: str, name: str, arguments: int) -> ctypes.CDLL:
-    """The kernel ``name`` of a CUDA source behind ``launch(first block, blocks, threads, numbers)``."""
+def library(code: str, name: str, arguments: int, folder: Path) -> ctypes.CDLL:
+    """The kernel ``name`` of a CUDA source behind ``launch(first block, blocks, threads, numbers)``, built in a folder."""
     given = ", ".join(f"arguments[{i}]" for i in range(arguments))
     waiting = str("__syncthreads" in code).lower()
     launch = f"""
@@ -50,9 +48,8 @@ def library(code: str, name: str, arguments: int) -> ctypes.CDLL:
             run(first, blocks, threads, {waiting});
         }}"""
     text = SHIM.read_text() + code + launch
-    path = CACHE / f"{hashlib.sha256((text + FLAGS).encode()).hexdigest()}.so"
+    path = folder / f"{hashlib.sha256((text + FLAGS).encode()).hexdigest()}.so"
     if not path.exists():
-        CACHE.mkdir(exist_ok=True)
         own = path.with_suffix(f".{os.getpid()}")
         command = [compiler(), *FLAGS.split(), "-x", "c++", "-", "-o", str(own)]
         done = subprocess.run(command, input=text, capture_output=True, text=True)
@@ -61,17 +58,12 @@ def library(code: str, name: str, arguments: int) -> ctypes.CDLL:
     return ctypes.CDLL(str(path))
 
 
-def launch(code: str, name: str, grid: int, block: int, numbers: tuple[int, ...], first: int = 0) -> None:
-    """Run a kernel's blocks from ``first`` on; numbers: its arguments, addresses among them."""
-    given = array("q", numbers)
-    library(code, name, len(given)).launch(first, grid, block, ctypes.c_void_p(given.buffer_info()[0]))
-
-
 class FakeCupy(ModuleType):
     """As much of CuPy as is used. Keeps the kernels made, the launches as (name, stream, device), and what is entered."""
 
-    def __init__(self, modern: bool) -> None:
+    def __init__(self, folder: Path, modern: bool) -> None:
         super().__init__("cupy")
+        self.folder = folder
         self.made: list[Any] = []
         self.launches: list[tuple[str, Any, Any]] = []
         self.stream = self.device = None
@@ -88,9 +80,17 @@ class FakeCupy(ModuleType):
                 assert 0 < grid[0] < 2**31 and 0 < block[0] <= 1024 and shared_mem <= 48 * 1024
                 assert all(type(number) is int for number in args)
                 fake.launches.append((self.name, fake.stream, fake.device))
-                launch(self.code, self.name, grid[0], block[0], args)
+                fake.run(self.code, self.name, grid[0], block[0], args)
 
         self.RawKernel = RawKernel
+
+    def run(
+        self, code: str, name: str, grid: int, block: int, numbers: tuple[int, ...], first: int = 0
+    ) -> None:
+        """Run a kernel's blocks from ``first`` on; numbers: its arguments, addresses among them."""
+        given = array("q", numbers)
+        built = library(code, name, len(given), self.folder)
+        built.launch(first, grid, block, ctypes.c_void_p(given.buffer_info()[0]))
 
     def _stream_of(self, stream: Any) -> Any:
         version, address = stream.__cuda_stream__()
@@ -112,10 +112,10 @@ class FakeCupy(ModuleType):
 
 
 @contextmanager
-def fake_cupy(monkeypatch: pytest.MonkeyPatch, modern: bool = True) -> Iterator[FakeCupy]:
-    """The backend 'cupy' with the CPU for its GPU; modern: with CuPy 14's streams."""
+def fake_cupy(monkeypatch: pytest.MonkeyPatch, folder: Path, modern: bool = True) -> Iterator[FakeCupy]:
+    """The backend 'cupy' with the CPU for its GPU, its kernels built in a folder; modern: with CuPy 14's streams."""
     compiler()
-    fake = FakeCupy(modern)
+    fake = FakeCupy(folder, modern)
     monkeypatch.setitem(sys.modules, "cupy", fake)
     monkeypatch.setattr(cupy_gpu, "DEVICE", "cpu")
     monkeypatch.setattr(backends, "_without_gpu", list)

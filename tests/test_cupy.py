@@ -8,12 +8,13 @@ import logging
 import math
 import mmap
 import re
+import sys
+from pathlib import Path
 from typing import Any
 
-import cuda_on_cpu
 import pytest
 import torch
-from cuda_on_cpu import FakeCupy, assembled, fake_cupy
+from cuda_on_cpu import STREAM, FakeCupy, assembled, fake_cupy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from networks import WIDTH, tokens
@@ -192,7 +193,7 @@ def test_a_thread_goes_on_with_further_elements(cupy: FakeCupy, monkeypatch: pyt
     assert_equal(LIBRARY["gelu"], torch.randn(3 * kernel.THREADS * 2 + 5))
 
 
-def test_indices_have_64_bits() -> None:
+def test_indices_have_64_bits(cupy: FakeCupy) -> None:
     """The last block of 2^30 + 5 elements and T = 4 steps, in memory that is there only where it is touched."""
     elements, neuron = 2**30 + 5, fit("gelu", time_steps=4, bases=16).node()
     given = torch.tensor([-1.5, -0.25, 0.5, 1.0, 2.0], dtype=torch.bfloat16)
@@ -208,7 +209,7 @@ def test_indices_have_64_bits() -> None:
     numbers = dict.fromkeys(kernel.SCALARS, 0) | {"time_steps": 4, "bases": 16, "banks": 16, "per_bank": 1}
     values = made.get_ptrs(dict(sorted({"x": x, "y": y, "N": elements, **tables, **numbers}.items())))
     blocks = -(-elements // kernel.THREADS)
-    cuda_on_cpu.launch(made.full_codes, made.kernel_name, blocks, kernel.THREADS, values, first=blocks - 1)
+    cupy.run(made.full_codes, made.kernel_name, blocks, kernel.THREADS, values, first=blocks - 1)
     neuron.backend = "torch"
     assert_same_bits(y.view(4, elements)[:, -5:], neuron.weighted_spikes(given))
 
@@ -228,13 +229,13 @@ def test_kernels_are_made_once_with_our_options(cupy: FakeCupy) -> None:
 
 @pytest.mark.parametrize("modern", [True, False])
 def test_launches_are_on_torchs_stream_and_the_inputs_device(
-    monkeypatch: pytest.MonkeyPatch, modern: bool
+    monkeypatch: pytest.MonkeyPatch, built: Path, modern: bool
 ) -> None:
-    with fake_cupy(monkeypatch, modern) as cupy:
+    with fake_cupy(monkeypatch, built, modern) as cupy:
         fast, _ = both(LIBRARY["gelu"])
         fast(torch.randn(16, 3, dtype=torch.float16))
         fast(torch.randn(16, 0))
-    assert cupy.launches == [("mbe_sequence_half", cuda_on_cpu.STREAM, torch.device("cpu"))]
+    assert cupy.launches == [("mbe_sequence_half", STREAM, torch.device("cpu"))]
 
 
 def test_the_kernel_is_the_hosts_where_it_has_one() -> None:
@@ -266,6 +267,17 @@ def test_it_is_an_operator_that_compilers_keep_whole(cupy: FakeCupy) -> None:
     x = torch.randn(16, 4)
     compiled = torch.compile(fast, fullgraph=True, backend="eager")
     assert_same_bits(compiled(x), slow(x))
+
+
+def test_under_vmap_a_batch_is_another_dimension(cupy: FakeCupy) -> None:
+    fast, slow = both(LIBRARY["gelu"])
+    x = torch.randn(4, 3, 5)
+    for at in (0, 1, 2):
+        found = torch.vmap(fast.weighted_spikes, in_dims=at, out_dims=at + 1)(x)
+        assert_same_bits(found, slow.weighted_spikes(x))
+        assert_same_bits(torch.vmap(fast.single_step_forward, at, at)(x), slow.single_step_forward(x))
+    with pytest.raises(BackendError, match="under torch.vmap backend 'cupy' counts no events"):
+        torch.vmap(lambda row: fast.spike_counts(row)[0])(x)
 
 
 # what can be chosen
@@ -301,11 +313,11 @@ def test_auto_takes_it_in_step_mode_m_and_says_so_once(
 
 
 def test_auto_is_torch_without_cupy(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, built: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     automatic = copy.deepcopy(LIBRARY["gelu"])
-    with fake_cupy(monkeypatch):
-        monkeypatch.setitem(__import__("sys").modules, "cupy", None)
+    with fake_cupy(monkeypatch, built):
+        monkeypatch.setitem(sys.modules, "cupy", None)
         with caplog.at_level(logging.INFO, "mbe_plugin"):
             automatic(torch.randn(16, 3))
     assert caplog.messages == [

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from mbe_plugin.errors import BackendError
 from mbe_plugin.neuron.scaling import REDUCTIONS
 from mbe_plugin.neuron.tables import TABLE_FIELDS
 
@@ -77,6 +79,18 @@ def empty(x: Tensor, tables: Sequence[Tensor], output: str, *rest: object) -> Te
     return x.new_empty((time_steps, *([bases] if output == "trains" else []), *x.shape))
 
 
+def _batched(info: object, in_dims: tuple, x: Tensor, *rest: Any) -> tuple[Tensor, int]:
+    """Under vmap a batch is another dimension. Raises BackendError where elements do not go one by one."""
+    output = rest[1]
+    if output == "counts" or any(dim is not None for dim in [*in_dims[1], *in_dims[2:]]):
+        raise BackendError(
+            "under torch.vmap backend 'cupy' counts no events and maps no tables; take backend='torch'"
+        )
+    before = {"decoded": 0, "sequence": 1, "trains": 2}[output]
+    return multi_step(x, *rest), in_dims[0] + before
+
+
 _LIBRARY.impl("multi_step", run, "CUDA")
 torch.library.register_fake("mbe_plugin::multi_step", empty, lib=_LIBRARY)
+torch.library.register_vmap("mbe_plugin::multi_step", _batched, lib=_LIBRARY)
 multi_step = torch.ops.mbe_plugin.multi_step.default
