@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 import mbe_plugin
 from mbe_plugin import BackendError, MBEConfig, MBENode, fit
+from mbe_plugin.conversion.backend import runnable
 from mbe_plugin.fitting.segments import identity_tables, shared_scale_tables
 from mbe_plugin.kernels import backends, cupy_gpu
 from mbe_plugin.kernels.cupy_gpu import calls, kernel
@@ -424,6 +425,7 @@ def test_a_configuration_cannot_ask_for_it(cupy: FakeCupy) -> None:
         BackendError, match="a converted network has the backend 'cupy' in step_mode 'm' only"
     ):
         mbe_plugin.convert(nn.GELU(), [tokens()], MBEConfig(backend="cupy"))
+    assert runnable(MBEConfig(backend="cupy")).backend == "auto"  # what a saved network wishes for
 
 
 # on a GPU
