@@ -21,6 +21,7 @@ from networks import WIDTH, tokens
 from oracle import FAMILIES, any_inputs, any_tables, assert_same_bits, critical_inputs, laid_out, make_tables
 from spikingjelly.activation_based import functional, surrogate
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import mbe_plugin
 from mbe_plugin import BackendError, MBEConfig, MBENode, fit
@@ -237,6 +238,29 @@ def test_launches_are_on_torchs_stream_and_the_inputs_device(
         fast(torch.randn(16, 3, dtype=torch.float16))
         fast(torch.randn(16, 0))
     assert cupy.launches == [("mbe_sequence_half", STREAM, torch.device("cpu"))]
+
+
+class Sizes(TorchDispatchMode):
+    """How many bytes each operator's results have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, int]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor):
+            self.found.append((func.name(), out.nbytes))
+        return out
+
+
+def test_nothing_of_t_times_the_size_is_made_but_the_sequence(cupy: FakeCupy) -> None:
+    fast, _ = both(LIBRARY["published gelu"])
+    x_seq = torch.randn(8, 5000, dtype=torch.bfloat16)
+    with Sizes() as sizes:
+        fast(x_seq)
+    large = [(name, size) for name, size in sizes.found if size > x_seq[0].nbytes]
+    assert large == [("mbe_plugin::multi_step", x_seq.nbytes)]
 
 
 def test_the_kernel_is_the_hosts_where_it_has_one() -> None:
