@@ -146,9 +146,10 @@ def assembled(code: str, options: tuple[str, ...]) -> str:
         return found[0] if found else None
 
     def text(size: Any, fill: Any) -> str:
-        buffer = b" " * told(size, program)
+        # written in place, so never one byte: Python has one object for all that are equal
+        buffer = bytes(told(size, program) + 1)
         told(fill, program, buffer)
-        return buffer.rstrip(b"\0 ").decode()
+        return buffer.rstrip(b"\0").decode()
 
     program = told(nvrtc.nvrtcCreateProgram, code.encode(), b"kernel.cu", 0, [], [])
     words = [option.encode() for option in options]
