@@ -494,7 +494,8 @@ class MBENode(base.MemoryModule):
         )
 
     def _buffers_by_field(self) -> dict[str, Tensor]:
-        return {name: getattr(self, BUFFER_OF.get(name, name)) for name in TABLE_FIELDS}
+        buffers: Any = self._buffers  # several times as fast as attributes
+        return {name: buffers[BUFFER_OF.get(name, name)] for name in TABLE_FIELDS}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MBENode:
         # dtype conversions must not round the tables: follow the device, keep the float32 numbers
