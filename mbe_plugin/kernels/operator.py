@@ -35,7 +35,9 @@ def call(x: Tensor, *asked: Any) -> Found:
     asked: see Asked. counts: spikes per step and basis, then how many exponents were sent; [0] unless ``counted``.
     Raises BackendError without Numba.
     """
-    return _calls().neuron(x, Asked(*asked))
+    # a converted network's forward runs under a function mode, which every small call here would enter
+    with torch._C.DisableTorchFunction():
+        return _calls().neuron(x, Asked(*asked))
 
 
 @cache
