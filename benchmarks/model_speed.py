@@ -1,13 +1,14 @@
 """Time and memory of a forward through a spiking network, by backend, against the ANN's in the same run.
 
-    python -m benchmarks.model_speed [--networks minilm dinov2] [--backends torch numba] [--time-steps 16 8 4]
-        [--batch-sizes 1 8 32] [--threads 1] [--steps]
+    python -m benchmarks.model_speed [--networks minilm dinov2 ...] [--backends numba] [--time-steps 16]
+        [--batch-sizes 1 8] [--length 25] [--threads 2] [--steps]
     python -m benchmarks.model_speed --device cuda          # the same on the GPU that is here, with Triton
 
-Times are medians of interleaved forwards, with and without counting events; memory is what one forward adds to the resident
-size at its peak (Linux), on a GPU to the memory that torch has given out there, each in a process of its own. Nothing is
-printed unless every backend gives the bits of 'torch'. On a GPU that is asked of a forward that counts events; without,
-operators are one kernel each, whose sums come in another order.
+Networks and their usual sizes are in speed_networks.py. Times are of interleaved forwards after a warm-up, with and
+without counting events; ANN and SNN allocate their outputs alike, in inference mode. Memory is what one forward adds to
+the resident size at its peak (Linux), on a GPU to what torch has given out there, each in a process of its own. Nothing is
+printed unless every backend gives the bits of 'torch'; on a GPU, of a forward that counts events: without, operators are
+one kernel each, whose sums come in another order.
 Writes results/model_speed.md and .csv (--out: another name).
 """
 
@@ -17,27 +18,23 @@ import argparse
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
-from functools import partial
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import mbe_plugin
-from benchmarks._common import RESULTS, interleaved_medians, markdown_table, provenance, write_csv
+from benchmarks._common import RESULTS, markdown_table, provenance, write_csv
 from benchmarks._memory import elsewhere, peak, reset_peak
-from examples._shared.compare import padded_batches
-from examples._shared.networks import IMAGE_SIZE, load_dinov2, load_minilm
-from examples.sentences import calibration_sentences
+from benchmarks.speed_networks import NETWORKS, Inputs, Loaded, output
 from mbe_plugin import MBEConfig
 
-STEPS_BATCH = 8  # 'steps' is measured for this batch size only
-
-Inputs = dict[str, Tensor]
+MEBI = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -59,25 +56,40 @@ class Row(Setting):
     """What was measured of a setting; memory in MiB beyond what the process held before the forward."""
 
     ann_seconds: float
+    snn_p20: float
     snn_seconds: float
+    snn_p80: float
     time_ratio: float
+    goal: float
     counting_ratio: float
+    weights_mebibytes: float
     ann_mebibytes: float
     snn_mebibytes: float
+
+    @property
+    def memory_ratio(self) -> float:
+        """Of what a forward holds at its peak, the weights included."""
+        return (self.weights_mebibytes + self.snn_mebibytes) / (self.weights_mebibytes + self.ann_mebibytes)
 
 
 def main() -> None:
     options = parse()
-    rows = [measure(setting, options.rounds) for setting in settings(options)]
+    torch.set_num_threads(options.threads[0])  # for the line that names the machine
+    rows = []
+    for setting in settings(options):
+        rows.append(measure(setting, options.rounds))
+        print(rows[-1], flush=True)
+        write_csv(options.out.with_suffix(".csv"), Row, rows)
     header = "network backend simulation T batch tokens threads".split()
-    header += ["ANN, s", "SNN, s", "SNN / ANN", "counted / not", "ANN, MiB", "SNN, MiB"]
+    header += ["ANN, s", "SNN p20, s", "p50, s", "p80, s", "SNN / ANN", "goal", "counted / not"]
+    header += ["weights, MiB", "ANN, MiB", "SNN, MiB", "memory, SNN / ANN"]
     text = (
-        f"# Speed of spiking networks\n\n{provenance()}. Medians of {options.rounds} interleaved forwards; images are of "
-        f"{IMAGE_SIZE} x {IMAGE_SIZE} pixels; memory is what one forward adds at its peak. {_on(options.device)} The "
-        "backends' outputs are the same bits.\n\n" + markdown_table(header, [cells(row) for row in rows])
+        f"# Speed of spiking networks\n\n{provenance()}. {options.rounds} interleaved forwards; images are of 224 x 224 "
+        "pixels; memory is what one forward adds at its peak, its ratio with the weights. "
+        f"{_on(options.device)} The backends' outputs are the same bits.\n\n"
+        + markdown_table(header, [cells(row) for row in rows])
     )
     print(text)
-    write_csv(options.out.with_suffix(".csv"), Row, rows)
     options.out.with_suffix(".md").write_text(text + "\n", encoding="utf-8")
 
 
@@ -93,38 +105,37 @@ def _on(device: str) -> str:
 
 
 def cells(row: Row) -> tuple[object, ...]:
+    times = (row.ann_seconds, row.snn_p20, row.snn_seconds, row.snn_p80)
     return (
         *(row.network, row.backend, row.simulate, row.time_steps, row.batch, row.length or "", row.threads),
-        f"{row.ann_seconds:.4f}",
-        f"{row.snn_seconds:.4f}",
-        f"{row.time_ratio:.2f}",
-        f"{row.counting_ratio:.2f}",
-        f"{row.ann_mebibytes:.0f}",
-        f"{row.snn_mebibytes:.0f}",
+        *(f"{seconds:.4f}" for seconds in times),
+        *(f"{row.time_ratio:.2f}", row.goal, f"{row.counting_ratio:.2f}"),
+        *(f"{row.weights_mebibytes:.0f}", f"{row.ann_mebibytes:.0f}", f"{row.snn_mebibytes:.0f}"),
+        f"{row.memory_ratio:.2f}",
     )
 
 
 def settings(options: argparse.Namespace) -> Iterator[Setting]:
-    device = options.device
-    for network in options.networks:
-        length = options.length if network == "minilm" else 0
+    for name in options.networks:
+        usual = NETWORKS[name]
+        length = options.length or usual.length
         for threads in options.threads:
             for time_steps in options.time_steps:
                 for backend in options.backends:
-                    for batch in options.batch_sizes:
-                        yield Setting(network, backend, "closed", time_steps, batch, length, threads, device)
-                    if options.steps:
-                        yield Setting(
-                            network, backend, "steps", time_steps, STEPS_BATCH, length, threads, device
-                        )
+                    for simulate in ("closed", "steps") if options.steps else ("closed",):
+                        for batch in options.batch_sizes or [usual.batch]:
+                            kind = name, backend, simulate, time_steps, batch, length
+                            yield Setting(*kind, threads, options.device)
 
 
 def measure(setting: Setting, rounds: int) -> Row:
     """Times in one process, each peak of memory in another."""
     times = elsewhere(_times, setting, rounds)
-    ann, snn = (elsewhere(_memory, setting, name) for name in ("ann", "snn"))
-    ratio, counting = times["snn"] / times["ann"], times["counted"] / times["snn"]
-    return Row(*vars(setting).values(), times["ann"], times["snn"], ratio, counting, ann, snn)
+    weights, ann = elsewhere(_memory, setting, "ann")
+    snn = elsewhere(_memory, setting, "snn")[1]
+    base, (p20, p50, p80) = times["ann"][1], times["snn"]
+    ratios = p50 / base, NETWORKS[setting.network].goal, times["counted"][1] / p50
+    return Row(*vars(setting).values(), base, p20, p50, p80, *ratios, weights, ann, snn)
 
 
 def _compiling() -> dict[str, float]:
@@ -141,94 +152,103 @@ def _loading(folder: str) -> float:
     return time.process_time() - started
 
 
-def _times(setting: Setting, rounds: int) -> dict[str, float]:
-    networks, inputs = _networks(setting)
-    snn = networks["snn"]
+def _times(setting: Setting, rounds: int) -> dict[str, list[float]]:
+    """p20, p50 and p80 of the ANN's, the SNN's and the counted SNN's forwards, seconds."""
+    torch.set_num_threads(setting.threads)
+    loaded = NETWORKS[setting.network].load()
+    snn, inputs = _converted(setting, loaded), _inputs(setting, loaded)
     _check_bits(snn, inputs, setting)
 
-    def counted() -> None:
+    def counted(**inputs: Any) -> None:
         with mbe_plugin.count_spikes(snn):
             snn(**inputs)
 
-    calls: dict[str, Callable[[], Any]] = {name: partial(m, **inputs) for name, m in networks.items()}
-    calls["counted"] = counted
+    seconds: dict[str, list[float]] = {"ann": [], "snn": [], "counted": []}
+    with torch.inference_mode():
+        for number in range(1 + rounds):  # the first warms up
+            for name, call in {"ann": loaded.ann, "snn": snn, "counted": counted}.items():
+                given = deepcopy(inputs)  # a cache is written into
+                _wait(setting)
+                started = time.perf_counter()
+                call(**given)
+                _wait(setting)
+                if number:
+                    seconds[name].append(time.perf_counter() - started)
+    edges = torch.tensor([0.2, 0.5, 0.8])
+    return {name: torch.tensor(found).quantile(edges).tolist() for name, found in seconds.items()}
+
+
+def _wait(setting: Setting) -> None:
+    """Until a GPU has done what it was given."""
     if setting.device == "cuda":
-        calls = {name: partial(_waited, call) for name, call in calls.items()}
-    return interleaved_medians(calls, rounds)
-
-
-def _waited(call: Callable[[], Any]) -> None:
-    """The call, until the GPU has done it."""
-    call()
-    torch.cuda.synchronize()
+        torch.cuda.synchronize()
 
 
 def _check_bits(snn: nn.Module, inputs: Inputs, setting: Setting) -> None:
-    found = []
-    for name in ("torch", setting.backend):
+    found, backend = [], setting.backend
+    for name in ("torch", backend):
         mbe_plugin.set_backend(snn, name)
-        counting = mbe_plugin.count_spikes(snn) if setting.device == "cuda" else nullcontext()
-        with torch.no_grad(), counting:
-            found.append(snn(**inputs).last_hidden_state)
+        with torch.no_grad(), mbe_plugin.count_spikes(snn) if setting.device == "cuda" else nullcontext():
+            found.append(output(snn(**deepcopy(inputs))))
     if not torch.equal(*found):
-        raise SystemExit(
-            f"backend {setting.backend!r} does not give the bits of 'torch'; its speed means nothing"
-        )
+        raise SystemExit(f"backend {backend!r} does not give the bits of 'torch'; its speed means nothing")
 
 
-def _memory(setting: Setting, name: str) -> float:
-    networks, inputs = _networks(setting)
-    small = {key: value[:1] for key, value in inputs.items()}
-    with torch.no_grad():
-        networks[name](**small)  # what the first call sets up once is no part of it
+def _memory(setting: Setting, name: str) -> tuple[float, float]:
+    """The network's weights, and what one forward adds at its peak, MiB."""
+    torch.set_num_threads(setting.threads)
+    loaded = NETWORKS[setting.network].load()
+    network = loaded.ann.to(setting.device) if name == "ann" else _converted(setting, loaded)
+    inputs = _inputs(setting, loaded)
+    small = replace(setting, batch=1, length=min(setting.length, 16))
+    weights = sum(p.numel() * p.element_size() for p in loaded.ann.parameters()) / MEBI
+    with torch.inference_mode():
+        network(**_inputs(small, loaded))  # what the first call sets up once is no part of it
         if setting.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
             held = torch.cuda.memory_allocated()
-            networks[name](**inputs)
-            return (torch.cuda.max_memory_allocated() - held) / 2**20
+            network(**inputs)
+            return weights, (torch.cuda.max_memory_allocated() - held) / MEBI
         before = reset_peak()
-        networks[name](**inputs)
-    return (peak() - before) / 1024
+        network(**inputs)
+    return weights, (peak() - before) / 1024
 
 
-def _networks(setting: Setting) -> tuple[dict[str, nn.Module], Inputs]:
-    torch.set_num_threads(setting.threads)
-    generator = torch.Generator().manual_seed(0)
-    if setting.network == "minilm":
-        tokenizer, ann = load_minilm()
-        # the first batch is run by the audit, so a small one keeps the peak of memory before the forward low
-        calibration: Any = padded_batches(tokenizer, calibration_sentences(16), size=2)
-        tokens = torch.randint(1000, 20000, (setting.batch, setting.length), generator=generator)
-        inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
-    else:
-        ann = load_dinov2()
-        images = torch.randn(setting.batch, 3, IMAGE_SIZE, IMAGE_SIZE, generator=generator)
-        inputs, calibration = {"pixel_values": images}, [{"pixel_values": images[:1]}]
+def _inputs(setting: Setting, loaded: Loaded) -> Inputs:
+    inputs = loaded.inputs(setting.batch, setting.length)
+    if setting.device == "cpu":
+        return inputs
+    return {
+        name: value.to(setting.device) if hasattr(value, "to") else value for name, value in inputs.items()
+    }
+
+
+def _converted(setting: Setting, loaded: Loaded) -> nn.Module:
     simulate: Any = setting.simulate
     config = MBEConfig(time_steps=setting.time_steps, simulate=simulate)
-    snn = mbe_plugin.convert(ann, calibration, config)
-    networks = {"ann": ann.to(setting.device), "snn": snn.to(setting.device)}
+    snn = mbe_plugin.convert(loaded.ann, loaded.calibration, config).to(setting.device)
+    loaded.ann.to(setting.device)
     mbe_plugin.set_backend(snn, setting.backend)
-    return networks, {name: value.to(setting.device) for name, value in inputs.items()}
+    return snn
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--networks", nargs="+", default=["minilm"], choices=["minilm", "dinov2"])
+    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--backends", nargs="+", choices=["torch", "numba", "triton"])
-    parser.add_argument("--time-steps", type=int, nargs="+", default=[16, 8, 4])
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8, 32])
-    parser.add_argument("--length", type=int, default=25, help="tokens per sentence")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1])
+    parser.add_argument("--time-steps", type=int, nargs="+", default=[16])
+    parser.add_argument("--batch-sizes", type=int, nargs="+", help="default: the network's usual one")
+    parser.add_argument("--length", type=int, help="tokens; default: the network's usual number")
+    parser.add_argument("--threads", type=int, nargs="+", default=[2])
     parser.add_argument("--steps", action="store_true", help="the step loop too (slow)")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--out", type=Path, help="results' path without suffix")
     options = parser.parse_args()
     on_gpu = options.device == "cuda"
-    options.backends = options.backends or ["torch", "triton" if on_gpu else "numba"]
+    options.backends = options.backends or ["triton" if on_gpu else "numba"]
     options.out = options.out or RESULTS / ("model_speed_cuda" if on_gpu else "model_speed")
     return options
 

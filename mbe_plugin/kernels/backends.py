@@ -8,13 +8,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from functools import cache
+from types import ModuleType
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from mbe_plugin.errors import BackendError
-from mbe_plugin.kernels import numba_cpu, triton_gpu
+from mbe_plugin.kernels import cupy_gpu, numba_cpu, triton_gpu
 from mbe_plugin.kernels.libraries import why_absent
 
 # the host's rule: a kernel over all T steps is a matter of step mode 'm'; ours compute the decoded value of mode 's'
@@ -24,7 +25,9 @@ SUPPORTED: dict[str, tuple[str, ...]] = {
 }
 Backend = Literal["auto", "torch", "numba", "triton", "cupy"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
-ONE_PASS = {"numba": numba_cpu, "triton": triton_gpu}  # those that compute a decoded value in one call
+# those that compute a decoded value in one call, with its counts and ends; and all that have kernels
+ONE_PASS: dict[str, ModuleType] = {"numba": numba_cpu, "triton": triton_gpu}
+_KERNELS: dict[str, ModuleType] = {**ONE_PASS, "cupy": cupy_gpu}
 PLAIN = (Tensor, torch.nn.Parameter)  # inputs whose type means nothing of its own
 
 
@@ -57,17 +60,26 @@ def check_known(backend: object, who: str) -> None:
 
 
 def runs_on(backend: str, x: Tensor) -> str:
-    """'torch' or one of ONE_PASS: what computes a decoded value of x [...].
+    """'torch', one of ONE_PASS or 'cupy': what computes a decoded value of x [...].
 
     Raises BackendError for an input for which a backend asked for by name has no kernel.
     """
     if backend == "auto":
         return _automatic(x)
-    if backend not in ONE_PASS:
+    if backend not in _KERNELS:
         return "torch"
-    if why := ONE_PASS[backend].refusal(x):
+    if why := _KERNELS[backend].refusal(x):
         raise BackendError(f"backend {backend!r} has no kernel for {why}; take backend='auto' or 'torch'")
     return backend
+
+
+def spells_out(backend: str, x: Tensor) -> str:
+    """'torch' or 'cupy': what makes the spikes of x [...], step by step; errors as runs_on's."""
+    if backend == "cupy":
+        return runs_on(backend, x)
+    if backend != "auto" or torch.compiler.is_compiling() or type(x) not in PLAIN or cupy_gpu.refusal(x):
+        return "torch"
+    return "cupy" if _cupy_is_there() else "torch"
 
 
 def _automatic(x: Tensor) -> str:
@@ -82,6 +94,23 @@ def _automatic(x: Tensor) -> str:
 def _taken() -> frozenset[str]:
     logging.getLogger("mbe_plugin").info(automatic())
     return frozenset(name for name in _devices() if not missing(name))
+
+
+@cache
+def _cupy_is_there() -> bool:
+    logging.getLogger("mbe_plugin").info(automatic_on_gpu())
+    return not missing("cupy")
+
+
+def automatic_on_gpu() -> str:
+    """What the backend 'auto' takes on a CUDA GPU for step_mode 'm' and why, in one sentence."""
+    reasons = missing("cupy")
+    if reasons:
+        return f"backend 'auto' in step_mode 'm' is torch: {', '.join(reasons)}"
+    return (
+        "backend 'auto' in step_mode 'm' is cupy for float32, float16 and bfloat16 on a CUDA GPU, where one kernel writes "
+        "all steps, and torch for other inputs and in compiled forwards"
+    )
 
 
 def automatic() -> str:
@@ -109,11 +138,7 @@ def cupy_install() -> str:
 
 
 def _cupy() -> list[str]:
-    return [
-        *why_absent("cupy", "CuPy", cupy_install()),
-        *_without_gpu(),
-        "the CuPy kernel comes with a later release of mbe_plugin",
-    ]
+    return [*why_absent("cupy", "CuPy", cupy_install()), *_without_gpu()]
 
 
 def _without_gpu() -> list[str]:

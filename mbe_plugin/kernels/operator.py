@@ -38,7 +38,9 @@ def call(x: Tensor, *asked: Any) -> Found:
     given = Asked(*asked)
     if given.calibrated is not None and x.device.type != "cuda":
         raise BackendError("torch.ops.mbe_plugin.neuron counts what leaves a range on CUDA only")
-    return _calls(x.device.type).neuron(x, given)
+    # a converted network's forward runs under a function mode, which every small call here would enter
+    with torch._C.DisableTorchFunction():
+        return _calls(x.device.type).neuron(x, given)
 
 
 @cache
