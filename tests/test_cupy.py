@@ -29,7 +29,7 @@ from mbe_plugin.conversion.backend import runnable
 from mbe_plugin.fitting.segments import identity_tables, shared_scale_tables
 from mbe_plugin.kernels import backends, cupy_gpu
 from mbe_plugin.kernels.cupy_gpu import calls, kernel
-from mbe_plugin.kernels.cupy_gpu.base import CKernel2D
+from mbe_plugin.kernels.cupy_gpu.base import CKernel2D, host_kernel_class
 from mbe_plugin.neuron.first_spike import first_spike_tables
 from mbe_plugin.neuron.scaling import REDUCTIONS
 from mbe_plugin.neuron.tables import Tables, mirrored_tables
@@ -264,7 +264,7 @@ def test_nothing_of_t_times_the_size_is_made_but_the_sequence(cupy: FakeCupy) ->
 
 
 def test_the_kernel_is_the_hosts_where_it_has_one() -> None:
-    host = mbe_plugin.hosts.features.host_kernel_class()
+    host = host_kernel_class()
     assert issubclass(kernel.MultiStepKernel, host or CKernel2D)
     made = kernel.MultiStepKernel("counts", torch.float32)
     assert made.cparams["x"] == "const float *" and made.cparams["N"] == "const long long"

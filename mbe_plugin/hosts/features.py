@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import inspect
 from collections.abc import Callable
-from typing import Any
+
+from mbe_plugin.kernels.cupy_gpu.base import host_kernels
 
 SPIKINGJELLY = "spikingjelly.activation_based"
 NEURONS, CONVERSION, FUNCTIONAL = (
@@ -13,8 +14,6 @@ NEURONS, CONVERSION, FUNCTIONAL = (
     f"{SPIKINGJELLY}.ann2snn",
     f"{SPIKINGJELLY}.functional",
 )
-# where the host's CuPy kernels live: in 0.0.0.0.14, and in the pre-releases of 2.0
-CUPY_KERNELS = (f"{SPIKINGJELLY}.auto_cuda.base", f"{SPIKINGJELLY}.cuda_kernel.auto_cuda.base")
 
 
 def has_recipes() -> bool:
@@ -35,14 +34,7 @@ def has_set_backend() -> bool:
 
 def has_cupy_kernels() -> bool:
     """The host's classes for kernels compiled by CuPy; whether CuPy itself is there is another question."""
-    return any(map(_exists, CUPY_KERNELS))
-
-
-def host_kernel_class() -> Any:
-    """The host's class for kernels over [T, N], CKernel2D, or None; CuPy need not be there."""
-    return next(
-        (importlib.import_module(module).CKernel2D for module in CUPY_KERNELS if _exists(module)), None
-    )
+    return host_kernels() is not None
 
 
 def has_few_spike_node() -> bool:
@@ -58,10 +50,3 @@ FEATURES: dict[str, Callable[[], bool]] = {
     "CuPy kernels": has_cupy_kernels,
     "FewSpikeNode": has_few_spike_node,
 }
-
-
-def _exists(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # of a package on the way
-        return False

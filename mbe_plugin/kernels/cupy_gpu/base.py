@@ -1,6 +1,32 @@
-"""The interface of SpikingJelly's CKernel2D, for hosts that no longer have it (2.0.0)."""
+"""SpikingJelly's CKernel2D where the host has it, and its interface for hosts that no longer do (2.0.0)."""
 
 from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+# where the host's CuPy kernels live: in 0.0.0.0.14, and in the pre-releases of 2.0
+HOST_KERNELS = tuple(
+    f"spikingjelly.activation_based.{module}" for module in ("auto_cuda.base", "cuda_kernel.auto_cuda.base")
+)
+
+
+def host_kernels() -> str | None:
+    """The host's module of kernels compiled by CuPy, or None; told by what is there and never by a version."""
+    return next(filter(_exists, HOST_KERNELS), None)
+
+
+def host_kernel_class() -> Any:
+    """The host's class for kernels over [T, N], CKernel2D, or None; CuPy need not be there."""
+    module = host_kernels()
+    return None if module is None else importlib.import_module(module).CKernel2D
+
+
+def _exists(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of a package on the way
+        return False
 
 
 class CKernel2D:

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mbe_plugin.hosts.features import host_kernel_class
 from mbe_plugin.kernels.cupy_gpu import base
 from mbe_plugin.neuron.tables import TABLE_FIELDS
 
@@ -44,7 +43,7 @@ AFTER_COUNTING = """__syncthreads();
     for (int i = threadIdx.x; i < tallied; i += blockDim.x)
         if (tally[i]) atomicAdd(&y[i], (unsigned long long)tally[i]);"""
 
-_Base: Any = host_kernel_class() or base.CKernel2D
+_Base: Any = base.host_kernel_class() or base.CKernel2D
 
 
 class MultiStepKernel(_Base):
