@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,25 +35,34 @@ class Trial:
 
 
 def trials(place: Place, calls: Sequence[Seen]) -> list[Trial]:
-    """One for each choice, on what was seen; a dead zone only silences what its code would have sent."""
-    found = [Trial() for _ in place.choices]
+    """One for each choice, on what was seen."""
+    found = [Trial() for _ in place.menu]
     looked_at = sum(call.x.numel() for call in calls)
-    by_code: list[list[int]] = [[] for _ in place.codes]
-    for choice, (code, _) in enumerate(place.choices):
-        by_code[code].append(choice)
-    for call in calls:
-        for node, choices in zip(place.codes, by_code, strict=True):
-            zones = torch.tensor([place.choices[c][1] for c in choices], dtype=torch.float64)
-            errors, spikes, events = _tried(node, call, zones)
-            for i, choice in enumerate(choices):
-                found[choice].error += errors[i] * call.elements / call.x.numel()
-                found[choice].spikes += spikes[i] / looked_at
-                found[choice].events += events[i] / looked_at
+    for choices in _alike(place.menu):
+        nodes = [place.neuron(choice) for choice in choices]
+        precise = min(nodes, key=lambda node: node.dead_zone)
+        zones = torch.tensor([node.dead_zone for node in nodes], dtype=torch.float64)
+        for call in calls:
+            tried = _tried(precise, call, zones)
+            for choice, error, spikes, events in zip(choices, *tried, strict=True):
+                found[choice].error += error * call.elements / call.x.numel()
+                found[choice].spikes += spikes / looked_at
+                found[choice].events += events / looked_at
     return found
 
 
+def _alike(menu: Sequence[Mapping[str, Any]]) -> list[list[int]]:
+    """Choices that differ by their dead zones alone, which only silence what others send; a center depends on its zone."""
+    groups: dict[tuple, list[int]] = {}
+    for choice, settings in enumerate(menu):
+        apart = () if settings.get("center", True) else ("dead_zone",)
+        key = tuple(sorted((name, value) for name, value in settings.items() if name not in apart))
+        groups.setdefault(key, []).append(choice)
+    return list(groups.values())
+
+
 def _tried(node: CalibratedNode, call: Seen, zones: Tensor) -> tuple[list[float], list[float], list[float]]:
-    """Error, spikes and events of a code with each dead zone [Z], of all rows together."""
+    """Error, spikes and events of a neuron with each dead zone [Z], of all rows together; its own is the smallest."""
     x = node.distance(call.x, -1) if isinstance(node, SharedScaleNode) else call.x
     sent = sent_by(node, call.x)
     silent = (x.abs() < zones.to(compute_dtype(x))[:, None, None]).float()  # [Z, rows, C]
@@ -74,10 +84,11 @@ def prices(
     """pJ of each choice in a recorded forward of the network, by the complete accounting of ``mbe_plugin.energy``."""
     elements = recording.neurons[place.site.name, place.role].elements
     met = _met(recording.deliveries or {}, place.site.name)
-    found, amplitudes = [], [amplitudes_of(code) for code in place.codes]
-    for (number, _), trial in zip(place.choices, tried, strict=True):
-        operations = _at_neuron(place.codes[number], trial, elements)
-        operations.update(_at_synapses(amplitudes[number], trial, *met))
+    found = []
+    for choice, trial in enumerate(tried):
+        node = place.neuron(choice)
+        operations = _at_neuron(node, trial, elements)
+        operations.update(_at_synapses(amplitudes_of(node), trial, *met))
         found.append(sum(costs[kind] * count for kind, count in operations.items()))
     return found
 
