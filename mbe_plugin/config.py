@@ -148,7 +148,7 @@ class MBEConfig:
 
         mbe_plugin.tune() starts here, and finds what suits one network.
         """
-        layers = {"time_steps": 20, "identity_bases": 32, "dead_zone": 0.05, "center": True}
+        layers = {"time_steps": 20, "identity_bases": 32, "dead_zone": 0.1, "center": True}
         between = {"time_steps": 16, "identity_bases": 128}
         roles: dict[str, Mapping[str, Any]] = {
             "encoders.*": layers,

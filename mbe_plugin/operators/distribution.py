@@ -62,7 +62,7 @@ def pooled(known: Tensor | None, count: float, rows: Tensor) -> Tensor:
     if known is not None:
         values = torch.cat([known, values])
         weights = torch.cat([torch.full((PARTS,), count / PARTS), weights])
-    ordered, places = values.T.sort(-1)  # [C, n]
+    ordered, places = values.T.contiguous().sort(-1)  # [C, n]
     weight = weights[places].double()
     below, sums = (torch.nn.functional.pad(t.cumsum(-1), (1, 0)) for t in (weight, weight * ordered))
     cuts = torch.linspace(0, 1, PARTS + 1, dtype=torch.float64) * (count + len(rows))
