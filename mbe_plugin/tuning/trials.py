@@ -34,20 +34,35 @@ class Trial:
     events: float = 0.0
 
 
+@dataclass
+class Rows:
+    """Rows of all calls [rows, C], the derivatives after them [rows, C, projections], and how many each stands for."""
+
+    x: Tensor
+    gradients: Tensor
+    standing_for: Tensor
+
+    @classmethod
+    def of(cls, calls: Sequence[Seen]) -> Rows:
+        """Of what was seen."""
+        standing_for = [torch.full((len(c.x),), c.elements / c.x.numel(), dtype=torch.float64) for c in calls]
+        return cls(
+            torch.cat([call.x for call in calls]),
+            torch.cat([torch.stack(call.pulled, -1).float() for call in calls]),
+            torch.cat(standing_for).to(calls[0].x.device),
+        )
+
+
 def trials(place: Place, calls: Sequence[Seen]) -> list[Trial]:
     """One for each choice, on what was seen."""
     found = [Trial() for _ in place.menu]
-    looked_at = sum(call.x.numel() for call in calls)
+    rows = Rows.of(calls)
     for choices in _alike(place.menu):
         nodes = [place.neuron(choice) for choice in choices]
         precise = min(nodes, key=lambda node: node.dead_zone)
         zones = torch.tensor([node.dead_zone for node in nodes], dtype=torch.float64)
-        for call in calls:
-            tried = _tried(precise, call, zones)
-            for choice, error, spikes, events in zip(choices, *tried, strict=True):
-                found[choice].error += error * call.elements / call.x.numel()
-                found[choice].spikes += spikes / looked_at
-                found[choice].events += events / looked_at
+        for choice, error, spikes, events in zip(choices, *_tried(precise, rows, zones), strict=True):
+            found[choice] = Trial(error, spikes / rows.x.numel(), events / rows.x.numel())
     return found
 
 
@@ -61,16 +76,15 @@ def _alike(menu: Sequence[Mapping[str, Any]]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _tried(node: CalibratedNode, call: Seen, zones: Tensor) -> tuple[list[float], list[float], list[float]]:
+def _tried(node: CalibratedNode, rows: Rows, zones: Tensor) -> tuple[list[float], list[float], list[float]]:
     """Error, spikes and events of a neuron with each dead zone [Z], of all rows together; its own is the smallest."""
-    x = node.distance(call.x, -1) if isinstance(node, SharedScaleNode) else call.x
-    sent = sent_by(node, call.x)
+    x = node.distance(rows.x, -1) if isinstance(node, SharedScaleNode) else rows.x
+    sent = sent_by(node, rows.x)
     silent = (x.abs() < zones.to(compute_dtype(x))[:, None, None]).float()  # [Z, rows, C]
-    value = node.decoded(call.x, -1) - (call.x - x)
-    gradients = torch.stack(call.pulled, -1).float()  # [rows, C, projections]
-    off = ((value - x)[..., None] * gradients).sum(1)  # [rows, projections]
-    lost = torch.einsum("zrc,rcp->zrp", silent, value[..., None] * gradients)
-    errors = (off - lost).double().square().sum(1).mean(-1)
+    value = node.decoded(rows.x, -1) - (rows.x - x)
+    off = ((value - x)[..., None] * rows.gradients).sum(1)  # [rows, projections]
+    lost = torch.einsum("zrc,rcp->zrp", silent, value[..., None] * rows.gradients)
+    errors = ((off - lost).double().square().mean(-1) * rows.standing_for).sum(1)
     spikes, events = (
         (c.sum(dtype=torch.float64) - torch.einsum("zrc,rc->z", silent, c))
         for c in (sent.spikes, sent.events)
