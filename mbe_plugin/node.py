@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 from typing import Any, Literal, get_args
 
@@ -15,6 +16,7 @@ from mbe_plugin.errors import BackendError
 from mbe_plugin.kernels import Prepared, backends, closed, first_spike, gradients, operator, prepare, steps
 from mbe_plugin.kernels.asked import Asked
 from mbe_plugin.kernels.backends import Backend
+from mbe_plugin.kernels.cupy_gpu.calls import multi_step
 from mbe_plugin.neuron.dynamics import reference_spikes
 from mbe_plugin.neuron.first_spike import is_first_spike
 from mbe_plugin.neuron.scaling import REDUCTIONS, Reduction, compute_dtype
@@ -61,9 +63,11 @@ class MBENode(base.MemoryModule):
     the decoded staircase follows: 1 for an identity, 0 where the neuron saturates. Neither changes the output, and with
     simulate 'closed' neither runs the loop's graph.
 
-    backend: whose kernels compute decoded values and count events; the spikes are the same. 'auto' takes 'numba' for
-    float32, bfloat16 and float16 on the CPU where Numba is installed, else 'torch'. 'numba' runs or raises. Trains that are
-    spelled out (``spikes``, ``weighted_spikes``, step_mode 'm') are made by torch, and so is what autograd must follow.
+    backend: whose kernels compute decoded values, count events and spell trains out; the spikes are the same. 'auto' takes
+    'numba' for decoded values and counts of float32, bfloat16 and float16 on the CPU where Numba is installed, 'cupy' for
+    trains (``spikes``, ``weighted_spikes``, step_mode 'm') of the same on a CUDA GPU where CuPy is installed, else 'torch'.
+    'numba' and 'cupy' run or raise. Numba spells nothing out: torch does it then, and decodes what autograd must follow.
+    The gradient of CuPy's weighted spikes is that of torch's loop, which the backward pass runs.
     ``supported_backends`` lists those of the step mode, on every host; not every one can run everywhere.
 
     Raises TypeError for an input that is not a floating tensor and for tables of another type, ValueError for a wrong
@@ -189,8 +193,8 @@ class MBENode(base.MemoryModule):
     def single_step_forward(self, x: Tensor) -> Tensor:
         """Decoded value of x [...], same shape and dtype (all T steps in one call)."""
         _check_floating(x)
-        if self._takes_kernel(x) and not _differentiable(x):
-            return self._by_kernel(x)[0]
+        if not _differentiable(x) and self._runs_on(x) != "torch":
+            return self._value(x)
         work = x.to(compute_dtype(x))
         return self._decode(work).to(x.dtype)
 
@@ -216,6 +220,9 @@ class MBENode(base.MemoryModule):
     def weighted_spikes(self, x: Tensor) -> Tensor:
         """Weighted spikes [T, ...] that x [...] causes; their sum over time is the decoded value."""
         _check_floating(x)
+        if self._spells_by_cupy(x):
+            run = partial(self._by_cupy, output="sequence")
+            return gradients.Detour.apply(x, run, self._pull_cupy) if _differentiable(x) else run(x)
         work = x.to(compute_dtype(x))
         if _differentiable(work) and self.gradient == "slope":
             sequence = gradients.Detour.apply(work, self._sequence, self._pull_sequence)
@@ -236,6 +243,8 @@ class MBENode(base.MemoryModule):
     def spikes(self, x: Tensor) -> Tensor:
         """Binary spike train [T, N, ...] of x [...], as 0 and 1 in x's dtype; rows of idle banks are 0."""
         _check_floating(x)
+        if backends.spells_out(self.backend, x) == "cupy":
+            return self._by_cupy(x.detach(), "trains")
         work = x.to(compute_dtype(x))
         reduced, _, active = self._split(work)
         trains = reference_spikes(reduced, self.tables())
@@ -247,7 +256,10 @@ class MBENode(base.MemoryModule):
         Both on x's device, which nothing here waits for.
         """
         _check_floating(x)
-        if self._takes_kernel(x):
+        runs_on = self._runs_on(x)
+        if runs_on == "cupy":
+            return self._counts_of(self._by_cupy(x.detach(), "counts", where))
+        if runs_on == "numba":
             return self._counts_of(self._by_kernel(x, where, counted=True)[2])
         work = x.to(compute_dtype(x))
         if self._takes_closed_form() and self._kept_bits is not None:
@@ -321,9 +333,33 @@ class MBENode(base.MemoryModule):
             return self._by_steps(work, _traceable(fire) if torch.compiler.is_compiling() else fire)
         return gradients.Detour.apply(work, self._value, self._pull)
 
+    def _runs_on(self, x: Tensor) -> str:
+        """Which backend computes the decoded value of x."""
+        return backends.runs_on(self.backend, x)
+
     def _takes_kernel(self, x: Tensor) -> bool:
-        """Whether a compiled kernel computes the decoded value of x."""
-        return backends.runs_on(self.backend, x) == "numba"
+        """Whether one kernel finds the decoded value of x together with its ends and counts."""
+        return self._runs_on(x) == "numba"
+
+    def _spells_by_cupy(self, x: Tensor) -> bool:
+        """Whether CuPy makes the weighted spikes of x. Raises BackendError where it is asked for and cannot follow."""
+        if backends.spells_out(self.backend, x) != "cupy":
+            return False
+        learns = any(table.requires_grad for table in self._buffers_by_field().values())
+        follows = self.gradient == "slope" or not _differentiable(x) or self._fires_plainly()
+        if follows and not (learns and torch.is_grad_enabled()):
+            return True
+        if self.backend == "auto":
+            return False
+        what = "tables that learn" if follows else "a surrogate function that learns or sends no spikes"
+        raise BackendError(f"backend 'cupy' has no kernel for {what}; take backend='auto' or 'torch'")
+
+    def _by_cupy(self, x: Tensor, output: str, where: Tensor | None = None) -> Tensor:
+        """An output of cupy_gpu's kernels."""
+        self._check_device(x)
+        halving = self.simulate == "closed" and self.halving
+        tables = list(self._buffers_by_field().values())
+        return multi_step(x, tables, output, self.reduction.name, self.mirrored, self.octaves, halving, where)
 
     def _by_kernel(
         self, x: Tensor, where: Tensor | None = None, counted: bool = False, **more: Any
@@ -345,8 +381,9 @@ class MBENode(base.MemoryModule):
 
     def _value(self, work: Tensor) -> Tensor:
         """The decoded value, without a graph."""
-        if self._takes_kernel(work):
-            return self._by_kernel(work)[0]
+        runs_on = self._runs_on(work)
+        if runs_on != "torch":
+            return self._by_cupy(work, "decoded") if runs_on == "cupy" else self._by_kernel(work)[0]
         if not self._takes_closed_form():
             return self._by_steps(work, steps.heaviside)
         if self._kept_bits is not None:
@@ -363,9 +400,13 @@ class MBENode(base.MemoryModule):
         """Whether the surrogate is needed for its derivative alone: it sends spikes and learns nothing itself."""
         if torch.compiler.is_compiling():  # which does not follow a derivative taken inside a backward
             return False
+        return self.simulate == "closed" and self._fires_plainly()
+
+    def _fires_plainly(self) -> bool:
+        """Whether the surrogate function sends spikes and learns nothing."""
         fire = self.surrogate_function
         learns = isinstance(fire, nn.Module) and any(p.requires_grad for p in fire.parameters())
-        return self.simulate == "closed" and getattr(fire, "spiking", True) and not learns
+        return getattr(fire, "spiking", True) and not learns
 
     def _pull(self, work: Tensor, gradient: Tensor) -> Tensor:
         """The gradient of the input, from that of the decoded value."""
@@ -397,6 +438,17 @@ class MBENode(base.MemoryModule):
         """The same from the gradients [T, ...] of the weighted spikes, each with its intensity's share of the slope."""
         intensity = 2.0 ** -torch.arange(1.0, self.time_steps + 1).to(gradient)
         return self._pull(work, torch.tensordot(intensity / intensity.sum(), gradient, dims=1))
+
+    def _pull_cupy(self, x: Tensor, gradient: Tensor) -> Tensor:
+        """The same of what CuPy made of x in any dtype; of surrogates by torch's loop, which begins and ends here."""
+        work, gradient = x.to(compute_dtype(x)), gradient.to(compute_dtype(x))
+        if self.gradient == "slope":
+            return self._pull_sequence(work, gradient).to(x.dtype)
+        again = torch.is_grad_enabled()  # it will be differentiated itself
+        with torch.enable_grad():
+            work = work if again else work.detach().requires_grad_()
+            pulled = torch.autograd.grad(self._sequence(work), work, gradient, create_graph=again)[0]
+        return pulled.to(x.dtype)
 
     def _split(self, work: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
         reduced, exponent, active = self.reduction.split(work)
@@ -442,7 +494,8 @@ class MBENode(base.MemoryModule):
         )
 
     def _buffers_by_field(self) -> dict[str, Tensor]:
-        return {name: getattr(self, BUFFER_OF.get(name, name)) for name in TABLE_FIELDS}
+        buffers: Any = self._buffers  # several times as fast as attributes
+        return {name: buffers[BUFFER_OF.get(name, name)] for name in TABLE_FIELDS}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MBENode:
         # dtype conversions must not round the tables: follow the device, keep the float32 numbers

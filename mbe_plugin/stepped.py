@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mbe_plugin.kernels import steps
 from mbe_plugin.neuron.scaling import compute_dtype
-from mbe_plugin.neuron.tables import Tables
+from mbe_plugin.neuron.tables import TABLE_FIELDS, Tables
 from mbe_plugin.node import BUFFER_OF, MBENode
 
 
@@ -92,6 +92,10 @@ class SteppedNode(MBENode):
     def takes_current(self) -> bool:
         """Whether later input can be added: with banks or a range reduction, the first step needs the whole value."""
         return self.bias.shape[0] == 1 and self.reduction.kind == "none"
+
+    def _buffers_by_field(self) -> dict[str, Tensor]:
+        # what learns is a parameter, which is no buffer
+        return {name: getattr(self, BUFFER_OF.get(name, name)) for name in TABLE_FIELDS}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SteppedNode:
         super()._apply(device_only(fn), recurse)

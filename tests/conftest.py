@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,21 @@ def seeds() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where kernels are built for the CPU, once for all workers."""
+    return tmp_path_factory.getbasetemp().parent
+
+
+@pytest.fixture
+def cupy(monkeypatch: pytest.MonkeyPatch, built: Path) -> Iterator[Any]:
+    """A stand-in for CuPy that runs its kernels on the CPU, which counts as a CUDA GPU meanwhile."""
+    from cuda_on_cpu import fake_cupy
+
+    with fake_cupy(monkeypatch, built) as fake:
+        yield fake
 
 
 @pytest.fixture(scope="session")

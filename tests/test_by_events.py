@@ -145,9 +145,9 @@ def test_other_functions_with_weights(name: str) -> None:
 
 
 @pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("rows", [1 << 24, 64], ids=["at once", "in turns"])
-def test_attention(mask: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mbe_plugin.operators.softmax.MOST_SCORES", rows)
+@pytest.mark.parametrize("most", [1 << 24, 64, 12], ids=["at once", "by heads", "by rows"])
+def test_attention(mask: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mbe_plugin.operators.softmax.MOST_SCORES", most)
     monkeypatch.setattr(synapses, "AT_ONCE", 100)
     heads = 1 if mask == "grouped" else 2
     q, k, v = with_zeros(2, 2, 5, WIDTH), with_zeros(2, heads, 6, WIDTH), with_zeros(2, heads, 6, 3)

@@ -188,10 +188,10 @@ MASKS = {
 
 
 @pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("rows", [1 << 24, 64], ids=["at once", "in turns"])
-def test_attention(mask: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("most", [1 << 24, 64, 12], ids=["at once", "by heads", "by rows"])
+def test_attention(mask: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Scores, their sum, weights times values and the division; a masked weight sends nothing."""
-    monkeypatch.setattr("mbe_plugin.operators.softmax.MOST_SCORES", rows)
+    monkeypatch.setattr("mbe_plugin.operators.softmax.MOST_SCORES", most)
     heads = 1 if mask == "grouped" else 2
     q, k, v = with_zeros(2, 2, 5, WIDTH), with_zeros(2, heads, 6, WIDTH), with_zeros(2, heads, 6, 3)
     model = Calling(lambda m, q, k, v: F.scaled_dot_product_attention(q, k, v, **MASKS[mask]))
@@ -199,7 +199,8 @@ def test_attention(mask: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> Non
     with torch.no_grad(), overheard(snn) as heard, record(snn, deliveries=True) as rec:
         snn(q, k, v)
     roles = {
-        role: Counted(calls[0]) if len(calls) == 1 else rows_of(calls) for (_, role), calls in heard.items()
+        role: Counted(calls[0]) if len(calls) == 1 else rows_of(calls, 2, 2, 5)
+        for (_, role), calls in heard.items()
     }
     found = {function: d for (_, function), d in (rec.deliveries or {}).items()}
     query, key, value = roles["query"], roles["key"], roles["value"]
@@ -214,11 +215,12 @@ def test_attention(mask: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> Non
         assert not exp2.events[..., 0, 1:].any()
 
 
-def rows_of(calls: list[Heard]) -> Counted:
+def rows_of(calls: list[Heard], *rows: int) -> Counted:
+    """Calls that took their turns by the first dimension, then the second, ..., as one of so many rows."""
     parts = [Counted(call) for call in calls]
     whole = parts[0]
-    whole.spikes = torch.cat([p.spikes for p in parts], -2)
-    whole.events = torch.cat([p.events for p in parts], -2)
+    whole.spikes = torch.cat([p.spikes.flatten(0, -2) for p in parts]).unflatten(0, rows)
+    whole.events = torch.cat([p.events.flatten(0, -2) for p in parts]).unflatten(0, rows)
     return whole
 
 
@@ -510,12 +512,12 @@ def test_attention_in_turns_delivers_what_it_delivers_at_once(monkeypatch: pytes
         Calling(lambda m, q: m.fc(F.scaled_dot_product_attention(q, q, q))), [q], MBEConfig(time_steps=4)
     )
     found = []
-    for rows in (1 << 24, 24):
-        monkeypatch.setattr("mbe_plugin.operators.softmax.MOST_SCORES", rows)
+    for most in (1 << 24, 25, 10):
+        monkeypatch.setattr("mbe_plugin.operators.softmax.MOST_SCORES", most)
         with torch.no_grad(), record(snn, deliveries=True) as rec:
             snn(q)
         found.append({key: (d.spikes, d.side) for key, d in (rec.deliveries or {}).items()})
-    assert found[0] == found[1]
+    assert found[0] == found[1] == found[2]
     assert {function for _, function in found[0]} == {"matmul", "sum", "mul", "linear"}
 
 

@@ -17,6 +17,7 @@ import torch
 import mbe_plugin
 from mbe_plugin.env import environment, hide_broken_torchaudio, table
 from mbe_plugin.env.found import LIBRARIES
+from mbe_plugin.kernels import backends
 
 ROOT = Path(__file__).parents[1]
 
@@ -108,8 +109,9 @@ def test_what_is_there_is_in_the_table() -> None:
     assert found["numpy"] == numpy.__version__
     assert (found["GPU"] == "none (torch.cuda.device_count() is 0)") is (torch.cuda.device_count() == 0)
     assert found["backend torch"] == "available"
-    assert found["backend cupy"].startswith("not available: ")
-    assert "the CuPy kernel comes with a later release" in found["backend cupy"]
+    reasons = ", ".join(backends.missing("cupy"))
+    assert found["backend cupy"] == (f"not available: {reasons}" if reasons else "available")
+    assert found["backend auto, step_mode 'm'"] == backends.automatic_on_gpu()
     assert set(LIBRARIES) <= set(found)
     assert rows(table()) == found
 

@@ -469,9 +469,12 @@ def test_grouped_queries() -> None:
     assert_within(got, want, attention_bound(q, *wide, weights, 0.5, SOFT[0]))
 
 
+@pytest.mark.parametrize("most, turns", [(2 * 9, [2] * 18), (3 * 6 * 9, [18] * 2), (6 * 9, [6] * 6)])
 @pytest.mark.parametrize("mask", [*MASKS, "causal", "per key"])
-def test_queries_take_turns_when_there_are_many(mask: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows are independent, so the turns change nothing: 2 x 3 x 6 x 9 scores, of which 2 rows at a time."""
+def test_heads_and_queries_take_turns_when_there_are_many(
+    mask: str, most: int, turns: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows are independent, so the turns change nothing: of 2 x 3 x 6 x 9 scores, so many rows at a time."""
     operator = Attention(factory())
     q, k, v = gaussian(2, 3, 6, 4), gaussian(2, 3, 9, 4, seed=1), gaussian(2, 3, 9, 5, seed=2)
     given_mask = (
@@ -480,11 +483,11 @@ def test_queries_take_turns_when_there_are_many(mask: str, monkeypatch: pytest.M
     whole = operator(q, k, v, given_mask, is_causal=mask == "causal")
     counted: list[int] = []
     node = operator.softmax.exp2
-    monkeypatch.setattr("mbe_plugin.operators.softmax.MOST_SCORES", 2 * 2 * 3 * 9)
-    node.register_forward_hook(lambda module, args, out: counted.append(out.shape[-2]))
-    turns = operator(q, k, v, given_mask, is_causal=mask == "causal")
-    assert counted == [2, 2, 2]
-    torch.testing.assert_close(turns, whole, atol=1e-6, rtol=1e-5)
+    monkeypatch.setattr("mbe_plugin.operators.softmax.MOST_IN_CACHE", most)
+    node.register_forward_hook(lambda module, args, out: counted.append(out.shape[:-1].numel()))
+    in_turns = operator(q, k, v, given_mask, is_causal=mask == "causal")
+    assert counted == turns
+    torch.testing.assert_close(in_turns, whole, atol=1e-6, rtol=1e-5)
 
 
 def test_attention_takes_trains_as_they_come() -> None:

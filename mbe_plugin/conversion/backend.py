@@ -14,7 +14,7 @@ from mbe_plugin.node import MBENode
 
 
 def set_backend(net: nn.Module, backend: str) -> None:
-    """Let every MBE neuron of a network run on a backend: 'auto', 'torch' or 'numba'; the spikes are the same.
+    """Let every MBE neuron of a network run on a backend: 'auto', 'torch', 'numba' or 'cupy'; the spikes are the same.
 
     net: a converted network, or any module that holds an MBENode. Raises BackendError for a name that nobody knows and for
     a backend that cannot run here (``python -m mbe_plugin.env`` lists them), ValueError for a module without MBE neurons;
@@ -36,10 +36,8 @@ def set_backend(net: nn.Module, backend: str) -> None:
 
 
 def check_backend(backend: str) -> None:
-    """Raise BackendError unless a converted network can run on the backend here."""
-    backends.require(
-        backend, (*backends.SUPPORTED["s"], *backends.SUPPORTED["m"]), "s", "a converted network"
-    )
+    """Raise BackendError unless a network that was just converted, and is in step_mode 's', can run on the backend."""
+    backends.require(backend, backends.SUPPORTED["s"], "s", "a converted network")
 
 
 def runnable(config: MBEConfig) -> MBEConfig:

@@ -163,10 +163,13 @@ def mark_written(target: object, to: int) -> None:
 def _levels(args: tuple, kwargs: dict[str, Any]) -> tuple[int, int]:
     """Highest level among the tensors of a call, and the lowest among the marked ones."""
     highest, lowest = CONSTANT, CODED
+    # every function of a forward comes here: the table is fetched once, and nothing is called that need not be
+    table = None if torch.compiler.is_compiling() else _ENTERED.levels
     for value in (*args, *kwargs.values()):
         for item in value if isinstance(value, (list, tuple)) else (value,):
             if isinstance(item, torch.Tensor):
-                mark_level = _level(item)
+                found = None if table is None else table.get(id(item))
+                mark_level = getattr(item, _ATTRIBUTE, CONSTANT) if found is None else found[0]
                 if mark_level:
                     highest = max(highest, mark_level)
                     lowest = min(lowest, mark_level)

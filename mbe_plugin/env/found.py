@@ -40,6 +40,7 @@ def environment() -> dict[str, str]:
         "torch": _torch,
         "GPU": _gpus,
         "backend auto": _automatic,
+        "backend auto, step_mode 'm'": _automatic_on_gpu,
         **{f"backend {name}": partial(_backend, name) for name in NAMED},
         **{name: partial(_library, name, distributions.get(name, [])) for name in LIBRARIES},
         "spikingjelly has": partial(_features, there=True),
@@ -106,6 +107,12 @@ def _automatic() -> str:
     from mbe_plugin.kernels import backends
 
     return backends.automatic()
+
+
+def _automatic_on_gpu() -> str:
+    from mbe_plugin.kernels import backends
+
+    return backends.automatic_on_gpu()
 
 
 def _features(*, there: bool) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 SPIKINGJELLY = "spikingjelly.activation_based"
 NEURONS, CONVERSION, FUNCTIONAL = (
@@ -35,6 +36,13 @@ def has_set_backend() -> bool:
 def has_cupy_kernels() -> bool:
     """The host's classes for kernels compiled by CuPy; whether CuPy itself is there is another question."""
     return any(map(_exists, CUPY_KERNELS))
+
+
+def host_kernel_class() -> Any:
+    """The host's class for kernels over [T, N], CKernel2D, or None; CuPy need not be there."""
+    return next(
+        (importlib.import_module(module).CKernel2D for module in CUPY_KERNELS if _exists(module)), None
+    )
 
 
 def has_few_spike_node() -> bool:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from functools import cache
+from types import ModuleType
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from mbe_plugin.errors import BackendError
-from mbe_plugin.kernels import numba_cpu
+from mbe_plugin.kernels import cupy_gpu, numba_cpu
 from mbe_plugin.kernels.libraries import why_absent
 
 # the host's rule: a kernel over all T steps is a matter of step mode 'm'; ours compute the decoded value of mode 's'
@@ -56,15 +57,26 @@ def check_known(backend: object, who: str) -> None:
 
 
 def runs_on(backend: str, x: Tensor) -> str:
-    """'torch' or 'numba': what computes a decoded value of x [...].
+    """'torch', 'numba' or 'cupy': what computes a decoded value of x [...].
 
     Raises BackendError for an input for which a backend asked for by name has no kernel.
     """
     if backend == "auto":
         return _automatic(x)
-    if backend == "numba" and (why := numba_cpu.refusal(x)):
-        raise BackendError(f"backend 'numba' has no kernel for {why}; take backend='auto' or 'torch'")
-    return backend if backend == "numba" else "torch"
+    if backend not in _KERNELS:
+        return "torch"
+    if why := _KERNELS[backend].refusal(x):
+        raise BackendError(f"backend {backend!r} has no kernel for {why}; take backend='auto' or 'torch'")
+    return backend
+
+
+def spells_out(backend: str, x: Tensor) -> str:
+    """'torch' or 'cupy': what makes the spikes of x [...], step by step; errors as runs_on's."""
+    if backend == "cupy":
+        return runs_on(backend, x)
+    if backend != "auto" or torch.compiler.is_compiling() or type(x) not in PLAIN or cupy_gpu.refusal(x):
+        return "torch"
+    return "cupy" if _cupy_is_there() else "torch"
 
 
 def _automatic(x: Tensor) -> str:
@@ -78,6 +90,23 @@ def _automatic(x: Tensor) -> str:
 def _numba_is_there() -> bool:
     logging.getLogger("mbe_plugin").info(automatic())
     return not numba_cpu.missing()
+
+
+@cache
+def _cupy_is_there() -> bool:
+    logging.getLogger("mbe_plugin").info(automatic_on_gpu())
+    return not missing("cupy")
+
+
+def automatic_on_gpu() -> str:
+    """What the backend 'auto' takes on a CUDA GPU for step_mode 'm' and why, in one sentence."""
+    reasons = missing("cupy")
+    if reasons:
+        return f"backend 'auto' in step_mode 'm' is torch: {', '.join(reasons)}"
+    return (
+        "backend 'auto' in step_mode 'm' is cupy for float32, float16 and bfloat16 on a CUDA GPU, where one kernel writes "
+        "all steps, and torch for other inputs and in compiled forwards"
+    )
 
 
 def automatic() -> str:
@@ -102,17 +131,14 @@ def _triton() -> list[str]:
 
 
 def _cupy() -> list[str]:
-    return [
-        *why_absent("cupy", "CuPy", cupy_install()),
-        *_without_gpu(),
-        "the CuPy kernel comes with a later release of mbe_plugin",
-    ]
+    return [*why_absent("cupy", "CuPy", cupy_install()), *_without_gpu()]
 
 
 def _without_gpu() -> list[str]:
     return [] if torch.cuda.is_available() else ["there is no CUDA GPU (torch.cuda.is_available() is False)"]
 
 
+_KERNELS: dict[str, ModuleType] = {"numba": numba_cpu, "cupy": cupy_gpu}
 _MISSING: dict[str, Callable[[], list[str]]] = {
     "numba": numba_cpu.missing,
     "triton": _triton,

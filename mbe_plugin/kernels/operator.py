@@ -6,6 +6,8 @@ torch's own operators, which a compiler follows by itself.
 
 from __future__ import annotations
 
+from functools import cache
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -33,11 +35,18 @@ def call(x: Tensor, *asked: Any) -> Found:
     asked: see Asked. counts: spikes per step and basis, then how many exponents were sent; [0] unless ``counted``.
     Raises BackendError without Numba.
     """
+    # a converted network's forward runs under a function mode, which every small call here would enter
+    with torch._C.DisableTorchFunction():
+        return _calls().neuron(x, Asked(*asked))
+
+
+@cache
+def _calls() -> ModuleType:
     if reasons := numba_cpu.missing():
         raise BackendError(f"torch.ops.mbe_plugin.neuron cannot run on the CPU here: {', '.join(reasons)}")
     from mbe_plugin.kernels.numba_cpu import calls
 
-    return calls.neuron(x, Asked(*asked))
+    return calls
 
 
 def neuron(x: Tensor, asked: Asked) -> Found:

@@ -199,7 +199,8 @@ class CalibratedNode(MBENode):
 
     def see(self, x: Tensor, where: Tensor | None) -> None:
         """Add x to ``seen``."""
-        self.seen += x.numel() if where is None else torch.count_nonzero(where)
+        # in place: an attribute that is set makes torch register the buffer anew
+        self.seen.add_(x.numel() if where is None else torch.count_nonzero(where))
 
     def _limits(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """The calibrated range [2], and that in which accuracy is kept, which holds it (the same tensor if no wider)."""

@@ -14,19 +14,29 @@ if TYPE_CHECKING:
     from mbe_plugin.operators.neuron import CalibratedNode
 
 
-def ends_of(value: Tensor, found: Tensor | None = None) -> tuple[Tensor, Tensor] | None:
+Ends = tuple[float, float]
+
+
+def ends_of(value: Tensor, found: Tensor | None = None) -> Ends | None:
     """The least and the largest value, NaN if there is one; None where a look would wait for a device or break a graph.
 
     found: both [2], if somebody has looked already.
     """
     if value.device.type != "cpu" or torch.compiler.is_compiling():
         return None
-    return torch.aminmax(value) if found is None else (found[0], found[1])
+    if found is None:
+        least, largest = torch.aminmax(value)
+        return least.item(), largest.item()
+    least, largest = found.tolist()
+    return least, largest
 
 
-def hold(limits: Tensor, ends: tuple[Tensor, Tensor] | None) -> bool:
+def hold(limits: Tensor, ends: Ends | None) -> bool:
     """Whether both ends are known and within limits [2]."""
-    return ends is not None and bool((ends[0] >= limits[0]) & (ends[1] <= limits[1]))
+    if ends is None:
+        return False
+    least, largest = limits.tolist()  # as numbers of Python, which compare much faster than tensors
+    return least <= ends[0] and ends[1] <= largest
 
 
 def outside(value: Tensor, limits: Tensor, where: Tensor | None) -> Tensor:

@@ -7,12 +7,14 @@ from torch import Tensor, nn
 
 from mbe_plugin.operators.base import SpikingOperator
 from mbe_plugin.operators.neuron import CalibratedNode, NeuronFactory, within
-from mbe_plugin.operators.ranges import hold
+from mbe_plugin.operators.ranges import ends_of, hold
 from mbe_plugin.operators.unary import LOG2_E
 
 DEEPEST = -125.0  # 2^-125 of the row's largest is where a weight is sent no more
 WEIGHT = "weight"  # the function of a neuron that encodes 2^z once more; an nn.Identity where it need not
-MOST_SCORES = 1 << 24  # attention scores held at a time; the queries of longer sequences take turns
+# Attention scores held at a time. More of them take turns: heads first, then queries. On a CPU so few that they stay in its
+# cache; elsewhere, and for who records trains or compiles, so many that turns are rare.
+MOST_SCORES, MOST_IN_CACHE = 1 << 24, 1 << 20
 
 
 class Softmax(SpikingOperator):
@@ -42,9 +44,8 @@ class Softmax(SpikingOperator):
         y = self.exp2(z, where=sent)
         return torch.where(sent | z.isnan(), y, 0.0)
 
-    def inverse_sum(self, numerators: Tensor, dim: int) -> Tensor:
-        """1 / sum by the reciprocal neuron; 0 for a row without any weight."""
-        total = numerators.sum(dim=dim, keepdim=True)
+    def inverse_of(self, total: Tensor) -> Tensor:
+        """1 / total by the reciprocal neuron; 0 for a row without any weight."""
         empty = total == 0
         inverse = self.reciprocal(torch.where(empty, 1.0, total), where=~empty)
         return torch.where(empty, 0.0, inverse)
@@ -56,7 +57,7 @@ class Softmax(SpikingOperator):
         out_dtype = dtype or input.dtype
         x = input.to(torch.float64 if out_dtype == torch.float64 else torch.float32)
         numerators = self.numerators(x, dim)
-        return (numerators * self.inverse_sum(numerators, dim)).to(out_dtype)
+        return (numerators * self.inverse_of(numerators.sum(dim=dim, keepdim=True))).to(out_dtype)
 
 
 def _powers(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
@@ -71,8 +72,8 @@ def _powers(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
 def _noted(exp2: CalibratedNode, x: Tensor, y: Tensor, ends: Tensor, sent: Tensor) -> Tensor:
     """y, after the powers' range has been counted."""
-    if hold(exp2.calibrated, (ends[0], ends[1])):
-        exp2.seen += sent
+    if hold(exp2.calibrated, ends_of(x, ends)):
+        exp2.seen.add_(sent)
     else:
         exp2.count_range(*_powers(x, -1))
     return y
@@ -115,34 +116,55 @@ class Attention(SpikingOperator):
         scale = query.shape[-1] ** -0.5 if scale is None else scale
         wide = torch.float64 if q.dtype == torch.float64 else torch.float32
         q, k, v = q.to(wide) * scale, k.to(wide), v.to(wide)
-        rows = max(MOST_SCORES * q.shape[-2] // max(q.shape[:-1].numel() * k.shape[-2], 1), 1)
-        parts = [
-            self._mixed(q[..., first : first + rows, :], k, v, attn_mask, is_causal, dropout_p, first)
-            for first in range(0, max(q.shape[-2], 1), rows)
-        ]
-        return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=-2)).to(query.dtype)
+        mixed, total = self._in_turns(q, k, v, attn_mask, is_causal, dropout_p, 0)
+        return (self.mixed(mixed) * self.softmax.inverse_of(total)).to(query.dtype)
 
-    def _mixed(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        mask: Tensor | None,
-        is_causal: bool,
-        dropout_p: float,
-        first: int,
-    ) -> Tensor:
-        """The output rows of the scaled queries q, of which the first is number ``first``."""
-        scores = _masked(q @ k.transpose(-2, -1), mask, is_causal, first)
+    def _in_turns(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, dropout_p: float, first: int
+    ) -> tuple[Tensor, Tensor]:
+        """Weights times v and the weights' sum for scaled queries q, of which the first row is number ``first``."""
+        heads, rows = q.shape[:-2], q.dim() - 2
+        turns = -(-q.shape[:-1].numel() * k.shape[-2] // self._most(q))
+        dim = next((d for d, size in enumerate(heads) if size > 1), rows)
+        if turns <= 1 or q.shape[dim] <= 1:
+            return self._weighed(q, k, v, mask, causal, dropout_p, first)
+        parts, size = [], max(q.shape[dim] // turns, 1)
+        for start in range(0, q.shape[dim], size):
+
+            def part(tensor: Tensor, some: slice = slice(start, start + size)) -> Tensor:
+                return _part(tensor, dim - q.dim(), some)
+
+            keys, values = (k, v) if dim == rows else (part(k), part(v))
+            row = first + start if dim == rows else first
+            masked = None if mask is None else part(mask)
+            parts.append(self._in_turns(part(q), keys, values, masked, causal, dropout_p, row))
+        mixed, totals = zip(*parts, strict=True)
+        return torch.cat(mixed, dim), torch.cat(totals, dim)
+
+    def _most(self, q: Tensor) -> int:
+        listened = getattr(self.softmax.exp2, "spike_listener", None) is not None
+        at_ease = listened or q.device.type != "cpu" or torch.compiler.is_compiling()
+        return MOST_SCORES if at_ease else min(MOST_SCORES, MOST_IN_CACHE)
+
+    def _weighed(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, dropout_p: float, first: int
+    ) -> tuple[Tensor, Tensor]:
+        scores = _masked(q @ k.transpose(-2, -1), mask, causal, first)
         weights = _encode(self.weights, self.softmax.numerators(scores, -1), -1)
-        inverse = self.softmax.inverse_sum(weights, -1)
+        total = weights.sum(dim=-1, keepdim=True)
         if dropout_p:
             weights = torch.dropout(weights, dropout_p, True)
-        return self.mixed(weights @ v) * inverse
+        return weights @ v, total
 
 
 def _encode(encoder: nn.Module, x: Tensor, dim: int) -> Tensor:
     return x if isinstance(encoder, nn.Identity) else encoder(x, dim=dim)
+
+
+def _part(tensor: Tensor, dim: int, some: slice) -> Tensor:
+    """Some entries along dim, which is counted from the last; everything where there is but one or no such dimension."""
+    dim += tensor.dim()
+    return tensor if dim < 0 or tensor.shape[dim] == 1 else tensor[(slice(None),) * dim + (some,)]
 
 
 def _masked(scores: Tensor, mask: Tensor | None, is_causal: bool, first: int) -> Tensor:
@@ -152,8 +174,6 @@ def _masked(scores: Tensor, mask: Tensor | None, is_causal: bool, first: int) ->
         scores = scores.masked_fill(~keep, -torch.inf)
     if mask is None:
         return scores
-    if mask.dim() > 1 and mask.shape[-2] != 1:
-        mask = mask[..., first : first + rows, :]
     if mask.dtype == torch.bool:
         return scores.masked_fill(~mask, -torch.inf)
     return scores + mask

@@ -8,6 +8,7 @@ import pickle
 import sys
 import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ import mbe_plugin
 from mbe_plugin import BackendError, MBENode
 from mbe_plugin.fitting.segments import identity_tables
 from mbe_plugin.kernels import backends
+from mbe_plugin.kernels.cupy_gpu import kernel
 
 
 def node(step_mode: str = "s") -> MBENode:
@@ -89,15 +91,16 @@ def test_without_cupy(
     assert told.endswith("; keep backend='torch'")
 
 
-@pytest.mark.parametrize("gpu", [True, False])
-def test_with_cupy_the_kernel_is_still_to_come(
-    with_cupy: None, monkeypatch: pytest.MonkeyPatch, gpu: bool
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    told = refusal(node("m"))
-    assert "not installed" not in told
-    assert ("there is no CUDA GPU" in told) is not gpu
-    assert "the CuPy kernel comes with a later release of mbe_plugin; keep backend='torch'" in told
+def test_with_cupy_a_gpu_is_needed(with_cupy: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert refusal(node("m")) == (
+        "MBENode cannot run on backend 'cupy' here: there is no CUDA GPU (torch.cuda.is_available() is False); "
+        "keep backend='torch'"
+    )
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    neuron = node("m")
+    neuron.backend = "cupy"
+    assert neuron.backend == "cupy"
 
 
 @pytest.mark.parametrize("fault", ["import fastrlock_missing", "raise ImportError('no libnvrtc')"])
@@ -115,7 +118,6 @@ def test_a_cupy_that_does_not_load_says_why(
 
 def test_torch_can_always_run() -> None:
     assert backends.missing("torch") == []
-    assert backends.missing("cupy")
 
 
 def test_copies_and_pickles_keep_it() -> None:
@@ -158,6 +160,35 @@ def test_a_converted_network(caplog: pytest.LogCaptureFixture, without_cupy: Non
     functional.set_step_mode(snn, "s")
     assert {m.backend for m in snn.modules() if isinstance(m, MBENode)} == {"auto"}
     assert_same_bits(snn(x), want)
+
+
+def test_set_backend_runs_the_hosts_kind_of_kernel(cupy: Any) -> None:
+    """The host's own kernel class, but neither its -use_fast_math nor its np.int, which NumPy no longer has."""
+    net = nn.Sequential(nn.Linear(3, 3), node())
+    x = torch.randn(4, 5, 3)
+    functional.set_step_mode(net, "m")
+    want = net(x)
+    set_backend(net, "cupy")
+    assert net[1].backend == "cupy"
+    cupy.launches.clear()
+    assert_same_bits(net(x), want)
+    assert [name for name, _, _ in cupy.launches] == ["mbe_sequence_float"]
+    assert "-use_fast_math" not in cupy.made[0].options
+    kinds = [kind.__module__ for kind in type(kernel.kernel_of("sequence", torch.float32)).__mro__]
+    assert any(kind.startswith("spikingjelly.activation_based.") for kind in kinds)
+
+
+def test_a_converted_network_on_cupy(cupy: Any) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.GELU(), nn.Linear(4, 2), nn.Tanh())
+    x = torch.randn(4, 6, 3)
+    snn = mbe_plugin.convert(model, [x.sum(0)], mbe_plugin.MBEConfig(time_steps=4, bases=8))
+    functional.set_step_mode(snn, "m")
+    set_backend(snn, "torch")
+    want = snn(x)
+    set_backend(snn, "cupy")
+    assert cupy.launches == []
+    assert_same_bits(snn(x), want)
+    assert {name for name, _, _ in cupy.launches} == {"mbe_decoded_float", "mbe_sequence_float"}
 
 
 def test_a_network_of_both_neurons_follows_the_host() -> None:

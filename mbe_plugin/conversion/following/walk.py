@@ -33,6 +33,10 @@ from mbe_plugin.errors import UnseenSiteError, UnsupportedOperatorError
 from mbe_plugin.operators import Memo, SpikingOperator
 from mbe_plugin.recording import open_ledgers, refuse_compiled
 
+PLAIN = frozenset(
+    {torch.Size, torch.dtype, torch.device, int, float, bool, str, type(None)}
+)  # nothing to mark
+
 
 class WatchedForward(TorchFunctionMode):
     """The walk; subclasses decide what happens at a site."""
@@ -68,10 +72,12 @@ class WatchedForward(TorchFunctionMode):
     def ordinary(self, spelling: Spelling, func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
         """Run a call that is no site, and carry the marks along."""
         out = func(*args, **kwargs)
+        if type(out) in PLAIN and not spelling.writes:  # a shape, a number, nothing
+            return out
         if func is F.embedding:
             mark(out, ACTIVATION)
         elif not spelling.shape_only:
-            if torch.compiler.is_compiling() and spelling.moves and isinstance(out, (list, tuple)):
+            if spelling.moves and isinstance(out, (list, tuple)) and torch.compiler.is_compiling():
                 out = tuple(
                     [piece.view_as(piece) for piece in out]
                 )  # pieces of a tuple cannot be marked there

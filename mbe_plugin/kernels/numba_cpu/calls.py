@@ -12,11 +12,12 @@ from mbe_plugin.kernels.asked import Asked
 from mbe_plugin.kernels.numba_cpu import DTYPES, compiled, teams
 from mbe_plugin.neuron.scaling import REDUCTIONS
 
-# in the order of compiled's numbers for them
-FORMS = ("identity", "first_spike", "closed", "steps")
-KINDS = ("none", "clip", "fraction", "exponent", "octave")
-POWERS = (1.0, -1.0, 0.5, -0.5)
-SHARED = ("", "tensor", "channel", "token")
+# compiled's numbers for them
+FORM = {name: number for number, name in enumerate(("identity", "first_spike", "closed", "steps"))}
+KIND = {name: number for number, name in enumerate(("none", "clip", "fraction", "exponent", "octave"))}
+POWER = {power: number for number, power in enumerate((1.0, -1.0, 0.5, -0.5))}
+SHARED = {name: number for number, name in enumerate(("", "tensor", "channel", "token"))}
+DTYPE = {dtype: number for number, dtype in enumerate(DTYPES)}
 
 
 def neuron(x: Tensor, asked: Asked) -> tuple[Tensor, Tensor, Tensor]:
@@ -38,12 +39,12 @@ def neuron(x: Tensor, asked: Asked) -> tuple[Tensor, Tensor, Tensor]:
     row = x.shape[-1] if asked.scores else 0
     counts = torch.zeros(threads, asked.slots, dtype=torch.int64)
     arguments = array("q", (
-        x.data_ptr(), out.data_ptr(), DTYPES.index(x.dtype), 0 if where is None else where.data_ptr(), counts.data_ptr(),
-        counts.shape[1], ends.data_ptr(), FORMS.index(asked.form), KINDS.index(kind.kind), POWERS.index(kind.power),
+        x.data_ptr(), out.data_ptr(), DTYPE[x.dtype], 0 if where is None else where.data_ptr(), counts.data_ptr(),
+        counts.shape[1], ends.data_ptr(), FORM[asked.form], KIND[kind.kind], POWER[kind.power],
         asked.mirrored, asked.octaves, kind.kind in ("exponent", "octave") and not asked.mirrored, asked.kept_bits,
         time_steps, bases, tables[4].numel(),
-        *(table.data_ptr() for table in tables), SHARED.index(asked.shared),
-        0 if exponents is None else exponents.data_ptr(), prod(x.shape[asked.dim :][1:]),
+        *(table.data_ptr() for table in tables), SHARED[asked.shared],
+        0 if exponents is None else exponents.data_ptr(), prod(x.shape[asked.dim :][1:]) if exponents is not None else 1,
         x.shape[asked.dim] if x.dim() else 1, row,
     ))  # fmt: skip
     teams.run(

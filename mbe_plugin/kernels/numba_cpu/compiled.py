@@ -110,6 +110,40 @@ def call_thread_number(context: Any, function: Any) -> Any:
     return types.int32(types.int64), build
 
 
+@intrinsic
+def columns_of(context: Any, table: Any, rows: Any, columns: Any) -> Any:
+    """Eight rows of four floats, by the int32 numbers at ``rows``, into four columns that are BLOCK floats apart.
+
+    Four loads of one float each would be four times as many; a compiler does not see that they are neighbours.
+    """
+
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        table, rows, columns = args
+        word, index, number = ir.IntType(64), ir.IntType(32), ir.FloatType()
+        four, eight = ir.VectorType(number, 4), ir.VectorType(number, 8)
+
+        def mixed(a: Any, b: Any, *order: int) -> Any:
+            return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(index, len(order)), list(order)))
+
+        def row(k: int) -> Any:
+            at = builder.add(rows, ir.Constant(word, 4 * k))
+            number_of = builder.zext(builder.load(builder.inttoptr(at, index.as_pointer())), word)
+            at = builder.add(table, builder.shl(number_of, ir.Constant(word, 4)))
+            return builder.load(builder.inttoptr(at, four.as_pointer()), align=4)
+
+        # rows k and k + 4 side by side; then a transposition in either half
+        pairs = [mixed(row(k), row(k + 4), *range(8)) for k in range(4)]
+        low = [mixed(a, b, 0, 8, 1, 9, 4, 12, 5, 13) for a, b in (pairs[:2], pairs[2:])]
+        high = [mixed(a, b, 2, 10, 3, 11, 6, 14, 7, 15) for a, b in (pairs[:2], pairs[2:])]
+        for k, (a, b) in enumerate((low, low, high, high)):
+            order = (0, 1, 8, 9, 4, 5, 12, 13) if k % 2 == 0 else (2, 3, 10, 11, 6, 7, 14, 15)
+            at = builder.add(columns, ir.Constant(word, 4 * BLOCK * k))
+            builder.store(mixed(a, b, *order), builder.inttoptr(at, eight.as_pointer()), align=4)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 3), build
+
+
 bits_of, float_of = _reread(types.int32), _reread(types.float32)
 float32s, int32s, int64s = map(_pointer_to, (types.float32, types.int32, types.int64))
 uint16s, bytes_at = map(_pointer_to, (types.uint16, types.uint8))
@@ -244,35 +278,37 @@ def shift(count, x, exponents, sign):
 
 @stage
 def split(a, count, x, reduced, exponent, active):
-    """Reduction.split: the reduced input, the exponent and whether anything is sent."""
+    """Reduction.split, but for 'none': the reduced input, the exponent and whether anything is sent (1 or 0)."""
     kind, power = a[KIND], a[POWER]
-    if kind == NONE:
-        for j in range(count):
-            reduced[j] = x[j]
-            active[j] = True
-    elif kind == CLIP:
+    if kind == CLIP:
         for j in range(count):
             v = LARGEST_INSIDE if x[j] > LARGEST_INSIDE else x[j]
             reduced[j] = -LARGEST_INSIDE if v < -LARGEST_INSIDE else v
-            active[j] = True
     elif kind == FRACTION:
         for j in range(count):
             floor = np.floor(x[j])
-            sends = floor >= F(-126) and x[j] < INFINITY
-            exponent[j] = I32(min(floor if sends else ZERO, F(254)))
+            sends = (floor >= F(-126)) & (x[j] < INFINITY)
+            least = floor if floor < F(254) else F(254)
+            exponent[j] = I32(least if sends else ZERO)
             reduced[j] = x[j] - floor if sends else ZERO
-            active[j] = sends
+            active[j] = I32(sends)
     else:
         even = kind == EXPONENT and power >= ROOT
-        positive = power >= ROOT or a[ONE_SIDED] != 0
+        least = ZERO if power >= ROOT or a[ONE_SIDED] else LOWEST  # of what sends anything, but for 0
         for j in range(count):
             bits = bits_of(x[j])
-            field = I32((bits >> 23) & FIELD)
+            field = I32(I32(bits >> 23) & I32(FIELD))
             e = I32(field - 126)
-            odd = I32(e & 1) if even else 0
+            odd = I32(e & 1) if even else I32(0)
             exponent[j] = I32(e - odd)
-            reduced[j] = float_of(I32((bits & ~(FIELD << 23)) | ((126 + odd) << 23)))
-            active[j] = field != 0 and field != FIELD and (x[j] > ZERO or not positive)
+            reduced[j] = float_of(I32(I32(bits & I32(~(FIELD << 23))) | I32(I32(126 + odd) << 23)))
+            active[j] = is_normal(bits) & I32(x[j] >= least)
+
+
+@stage
+def is_normal(bits):
+    """1 for a float that is no zero, denormal, infinity or NaN, else 0."""
+    return I32(I32(I32(bits + I32(1 << 23)) & I32(0x7F000000)) != 0)
 
 
 @stage
@@ -282,18 +318,22 @@ def restore(a, count, y, x, exponent, active):
     if kind in (NONE, CLIP):
         for j in range(count):
             y[j] = y[j] + x[j] * ZERO
-    elif kind == FRACTION:
+        return
+    if kind == FRACTION:
         for j in range(count):
-            limit = ZERO if x[j] < ZERO else x[j]
-            y[j] = shifted(y[j], exponent[j]) if active[j] else limit
+            y[j] = shifted(y[j], exponent[j])
     else:
         scale(kind, power, count, y, exponent)
+    senders = 0
+    for j in range(count):
+        senders += active[j]
+    if senders < count:
         for j in range(count):
-            if not active[j]:
-                y[j] = limit_of(power, x[j])
-        if a[ONE_SIDED]:
-            for j in range(count):
-                y[j] = NAN if x[j] < ZERO else y[j]
+            if active[j] == 0:
+                y[j] = limit_of(kind, power, x[j])
+    if a[ONE_SIDED]:
+        for j in range(count):
+            y[j] = NAN if x[j] < ZERO else y[j]
 
 
 @stage
@@ -310,8 +350,10 @@ def scale(kind, power, count, y, exponent):
 
 
 @stage
-def limit_of(power, x):
+def limit_of(kind, power, x):
     """What an element reads that sends nothing."""
+    if kind == FRACTION:
+        return ZERO if x < ZERO else x
     if power == LINEAR:
         return x * ZERO if abs(x) < INFINITY else x
     if power == INVERSE:
@@ -321,24 +363,38 @@ def limit_of(power, x):
 
 
 @stage
-def cells_of(a, size, before):
-    """How many break points lie in cells before each; and the cells' number, or 0 where they would not help."""
+def cells_of(a, size, before, limits):
+    """How many break points lie in cells before each; and the cells' number, or 0 where they would not help.
+
+    limits [B]: the break points, then a NaN, which no value reaches.
+    """
     breaks = breakpoints_of(a)
     count = breaks.size
+    for b in range(count):
+        limits[b] = breaks[b]
+    limits[count] = NAN
     if count <= MOST_COMPARED:
         return 0, ZERO, 0
-    cells = CELLS if size >= MANY else FEW_CELLS
-    per_unit = F(cells) / (breaks[count - 1] - breaks[0])
+    cells, per_unit, most = fill_cells(limits, count, FEW_CELLS, before)
+    if most > 1 and size >= MANY:
+        cells, per_unit, most = fill_cells(limits, count, CELLS, before)
+    return (cells if most <= MOST_PER_CELL else 0), per_unit, most
+
+
+@stage
+def fill_cells(limits, count, cells, before):
+    """So many cells between the first and the last break point: their number, how many a unit has, most in one cell."""
+    per_unit = F(cells) / (limits[count - 1] - limits[0])
     if not per_unit < INFINITY:
         return 0, ZERO, 0
     clear(cells + 1, before)
     for b in range(count):
-        before[cell(breaks[b], breaks[0], per_unit, F(cells - 1)) + 1] += 1
+        before[cell(limits[b], limits[0], per_unit, F(cells - 1)) + 1] += 1
     most = 0
     for c in range(1, cells + 1):
         most = max(most, before[c])
         before[c] += before[c - 1]
-    return (cells if most <= MOST_PER_CELL else 0), per_unit, most
+    return cells, per_unit, most
 
 
 @stage
@@ -346,7 +402,7 @@ def cell(value, first, per_unit, last):
     """The cell of a value; NaN is in the first."""
     place = (value - first) * per_unit
     place = place if place > ZERO else ZERO
-    return U(place if place < last else last)
+    return I32(place if place < last else last)
 
 
 @stage
@@ -357,48 +413,80 @@ def breakpoints_of(a):
 
 
 @stage
-def find_banks(a, count, reduced, compared, cells, per_unit, most, before, bank):
-    """The bank that each reduced input drives."""
-    breaks = breakpoints_of(a)
+def magnitudes(a, count, reduced, compared):
+    """What is compared with the break points, if not the reduced input itself."""
     if a[OCTAVES]:
         for j in range(count):
-            bits = max(I32(bits_of(reduced[j]) & MAGNITUDE), (1 << 23))
-            compared[j] = float_of(I32((bits & MANTISSA) | (126 << 23)))
-    elif a[MIRRORED]:
+            bits = max(I32(bits_of(reduced[j]) & I32(MAGNITUDE)), I32(1 << 23))
+            compared[j] = float_of(I32(I32(bits & I32(MANTISSA)) | I32(126 << 23)))
+    else:
         for j in range(count):
             compared[j] = abs(reduced[j])
-    else:
-        for j in range(count):
-            compared[j] = reduced[j]
-    if cells == 0:
-        clear(count, bank)
-        for b in range(breaks.size):
-            for j in range(count):
-                bank[j] += I32(compared[j] >= breaks[b])
-    else:
-        first, last = breaks[0], F(cells - 1)
-        for j in range(count):
-            bank[j] = cell(compared[j], first, per_unit, last)
-        for j in range(count):
-            segment = U(before[U(bank[j])])
-            for _ in range(most):
-                segment += U(segment < U(breaks.size) and compared[j] >= breaks[segment])
-            bank[j] = segment
-    if a[MIRRORED]:
-        for j in range(count):
-            bank[j] += I32(reduced[j] < ZERO) * I32(breaks.size + 1)
 
 
 @stage
-def decode_closed(a, count, reduced, bank, place, y, codes, o, g, w):
-    """closed.decode of the basis at ``place`` of each bank, added to y; codes: its T spikes as a whole number's digits."""
+def find_banks(count, compared, cells, per_unit, most, before, limits, bank):
+    """The bank that each input drives, but for the sign."""
+    if cells == 0:
+        clear(count, bank)
+        for b in range(limits.size - 1):
+            for j in range(count):
+                bank[j] += I32(compared[j] >= limits[b])
+        return
+    first, last = limits[0], F(cells - 1)
+    for j in range(count):
+        bank[j] = cell(compared[j], first, per_unit, last)
+    if most == 1:
+        for j in range(count):
+            segment = before[U(bank[j])]
+            bank[j] = segment + I32(compared[j] >= limits[U(segment)])
+        return
+    for j in range(count):
+        segment = before[U(bank[j])]
+        for _ in range(most):
+            segment += I32(compared[j] >= limits[U(segment)])
+        bank[j] = segment
+
+
+@stage
+def mirror(count, reduced, segments, bank):
+    """Negative inputs drive the second half of the banks."""
+    for j in range(count):
+        bank[j] += segments if reduced[j] < ZERO else I32(0)
+
+
+@stage
+def rows_of_bases(a, rows):
+    """Offset, gain, weight and the bank's constant of every basis, [N, 4]."""
     offset = carray(float32s(a[OFFSET]), (a[BASES],))
     gain = carray(float32s(a[GAIN]), (a[BASES],))
     weight = carray(float32s(a[WEIGHT]), (a[BASES],))
-    per_bank = U(a[BASES] // a[BANKS])
+    bias = carray(float32s(a[BIAS]), (a[BANKS],))
+    per_bank = a[BASES] // a[BANKS]
+    for row in range(a[BASES]):
+        rows[row, 0], rows[row, 1], rows[row, 2] = offset[row], gain[row], weight[row]
+        rows[row, 3] = bias[row // per_bank]
+
+
+@stage
+def at_place(count, bank, per_bank, place, row):
+    """Which basis is at ``place`` of each bank."""
     for j in range(count):
-        row = U((U(bank[j]) * per_bank) + place)
-        o[j], g[j], w[j] = offset[row], gain[row], weight[row]
+        row[j] = I32(I32(bank[j] * per_bank) + place)
+
+
+@stage
+def look_up(count, table, row, columns):
+    """Rows of the table at an address, [., 4], as columns [4, BLOCK]."""
+    index, out = row.ctypes.data, columns.ctypes.data
+    for j in range(0, count, 8):
+        columns_of(table, index + 4 * j, out + 4 * j)
+
+
+@stage
+def decode_closed(a, count, reduced, columns, y, codes):
+    """closed.decode of the bases that were looked up, added to y; codes: their T spikes as a whole number's digits."""
+    o, g, w = columns[0], columns[1], columns[2]
     numbers, share = power_of_two(I32(a[TIME_STEPS])), power_of_two(I32(-a[TIME_STEPS]))
     top = numbers - ONE
     for j in range(count):
@@ -410,55 +498,52 @@ def decode_closed(a, count, reduced, bank, place, y, codes, o, g, w):
 
 
 @stage
-def decode_steps(a, count, reduced, bank, place, y, membrane, output, taken, counts):
-    """steps.decode of the basis at ``place`` of each bank, added to y; its spikes are counted if counts [T, N] has room."""
+def rows_of_steps(a, rows):
+    """Threshold, reset and intensity of every step and basis, [T, N, 4]."""
     steps, bases = a[TIME_STEPS], a[BASES]
-    threshold = carray(float32s(a[THRESHOLD]), (steps * bases,))
-    reset = carray(float32s(a[RESET]), (steps * bases,))
-    intensity = carray(float32s(a[INTENSITY]), (steps * bases,))
-    weight = carray(float32s(a[WEIGHT]), (bases,))
-    offset = carray(float32s(a[OFFSET]), (bases,))
-    gain = carray(float32s(a[GAIN]), (bases,))
-    per_bank = U(bases // a[BANKS])
-    for j in range(count):
-        row = U((U(bank[j]) * per_bank) + place)
-        membrane[j] = gain[row] * (reduced[j] - offset[row])
-        output[j] = ZERO
+    threshold = carray(float32s(a[THRESHOLD]), (steps, bases))
+    reset = carray(float32s(a[RESET]), (steps, bases))
+    intensity = carray(float32s(a[INTENSITY]), (steps, bases))
     for t in range(steps):
-        if a[BANKS] == 1:
-            at = t * bases + place
-            th, r, d = threshold[at], reset[at], intensity[at]
-            for j in range(count):
-                fires = membrane[j] - th >= ZERO
-                output[j] += d if fires else ZERO
-                if counts.size > 1:
-                    counts[t * bases + place] += fires and taken[j]
-                membrane[j] -= r if fires else ZERO
-        else:
-            for j in range(count):
-                row = t * bases + U((U(bank[j]) * per_bank) + place)
-                fires = membrane[j] - threshold[row] >= ZERO
-                output[j] += intensity[row] if fires else ZERO
-                if counts.size > 1:
-                    counts[row] += fires and taken[j]
-                membrane[j] -= reset[row] if fires else ZERO
-    for j in range(count):
-        y[j] += weight[U((U(bank[j]) * per_bank) + place)] * output[j]
+        for row in range(bases):
+            rows[t, row, 0], rows[t, row, 1] = threshold[t, row], reset[t, row]
+            rows[t, row, 2], rows[t, row, 3] = intensity[t, row], ZERO
 
 
 @stage
-def add_bias(a, count, bank, y):
-    """The constant of each element's bank, added to y."""
-    bias = carray(float32s(a[BIAS]), (a[BANKS],))
+def decode_steps(a, count, reduced, row, columns, of_steps, at_step, y, membrane, output, taken, counts):
+    """steps.decode of the bases that were looked up, added to y; spikes are counted if counts [T, N] has room."""
+    steps, bases = a[TIME_STEPS], a[BASES]
+    o, g, w = columns[0], columns[1], columns[2]
+    th, r, d = at_step[0], at_step[1], at_step[2]
     for j in range(count):
-        y[j] += bias[U(bank[j])]
+        membrane[j] = g[j] * (reduced[j] - o[j])
+        output[j] = ZERO
+    for t in range(steps):
+        look_up(count, of_steps.ctypes.data + 16 * t * bases, row, at_step)
+        if counts.size > 1:
+            for j in range(count):
+                counts[t * bases + row[j]] += I32(membrane[j] - th[j] >= ZERO) & taken[j]
+        for j in range(count):
+            fires = membrane[j] - th[j] >= ZERO
+            output[j] += d[j] if fires else ZERO
+            membrane[j] -= r[j] if fires else ZERO
+    for j in range(count):
+        y[j] += w[j] * output[j]
+
+
+@stage
+def add(count, x, y):
+    """x added to y."""
+    for j in range(count):
+        y[j] += x[j]
 
 
 @stage
 def middle(bits, kept):
     """closed.middle_of_segment of a float's bits."""
     dropped = I32(23 - kept)
-    return float_of(I32(I32(bits & ((-1) << dropped)) | (1 << I32(dropped - 1))))
+    return float_of(I32(I32(bits & I32(I32(-1) << dropped)) | I32(I32(1) << I32(dropped - 1))))
 
 
 @stage
@@ -467,17 +552,19 @@ def encode_identity(a, count, x, y):
     kept = I32(a[KEPT_BITS])
     for j in range(count):
         bits = bits_of(x[j])
-        field = I32((bits >> 23) & FIELD)
-        normal = field != 0 and field != FIELD
-        y[j] = middle(bits, kept) if normal else x[j] * SMALLEST_NORMAL
+        field = I32(bits & I32(0x7F800000))
+        coded = bits_of(middle(bits, kept))
+        coded = (
+            I32(bits & I32(-0x80000000)) if field == 0 else coded
+        )  # no product, whose result would be denormal
+        y[j] = float_of(bits if field == I32(0x7F800000) else coded)
 
 
 @stage
 def find_normal(count, x, active):
     """Which inputs an identity sends: no zero, denormal, infinity or NaN."""
     for j in range(count):
-        field = I32((bits_of(x[j]) >> 23) & FIELD)
-        active[j] = field != 0 and field != FIELD
+        active[j] = is_normal(bits_of(x[j]))
 
 
 @stage
@@ -512,15 +599,16 @@ def below(count, x, shift, asked):
     """The scores in units of log 2 below the row's shift, in place, 0 for what is not sent; asked: what is."""
     for j in range(count):
         z = in_log2(x[j]) - shift
-        asked[j] = z > DEEPEST and x[j] != -INFINITY
-        x[j] = z if asked[j] or z != z else ZERO
+        sent = (z > DEEPEST) & (x[j] != -INFINITY)
+        asked[j] = I32(sent)
+        x[j] = z if sent | (z != z) else ZERO
 
 
 @stage
 def only(count, y, x, asked):
     """0 for what is not sent, in place; NaN stays."""
     for j in range(count):
-        y[j] = y[j] if asked[j] or x[j] != x[j] else ZERO
+        y[j] = y[j] if (asked[j] != 0) | (x[j] != x[j]) else ZERO
 
 
 @stage
@@ -529,14 +617,14 @@ def ask(a, first, count, asked):
     if a[WHERE]:
         where = carray(bytes_at(a[WHERE] + first), (BLOCK,))
         for j in range(count):
-            asked[j] = where[j] != 0
+            asked[j] = I32(where[j] != 0)
 
 
 @stage
 def take(a, count, active, asked, taken, sent):
     """Which elements are counted; and how many exponents they send, added to sent [1]."""
     for j in range(count):
-        taken[j] = active[j] and asked[j]
+        taken[j] = active[j] & asked[j]
     if a[KIND] >= FRACTION:
         for j in range(count):
             sent[0] += taken[j]
@@ -550,17 +638,15 @@ def digits_of_identity(a, count, x, taken, digits, row):
         bits = U(bits_of(x[j]))
         code = U((bits & 0x7FFFFFFF) >> dropped)
         segment = U((code >> steps) & (segments - 1))
-        row[j] = U(segment + ((bits >> 31) * segments))
-        digits[j] = U(code & ((1 << steps) - 1)) if taken[j] else 0
+        row[j] = I32(segment + ((bits >> 31) * segments))
+        digits[j] = U(code & ((1 << steps) - 1)) if taken[j] != 0 else 0
 
 
 @stage
-def digits_of_codes(a, count, codes, bank, place, taken, digits, row):
+def digits_of_codes(count, codes, taken, digits):
     """Those of decode_closed's codes, whose NaN sends nothing."""
-    per_bank = U(a[BASES] // a[BANKS])
     for j in range(count):
-        row[j] = U((U(bank[j]) * per_bank) + place)
-        digits[j] = U(I32(codes[j])) if taken[j] and codes[j] > ZERO else 0
+        digits[j] = U(I32(codes[j])) if (taken[j] != 0) & (codes[j] > ZERO) else 0
 
 
 @stage
@@ -572,7 +658,7 @@ def count_digits(count, digits, row, groups, words, bytes_of_words, found):
     for group in range(groups):
         shift, stride = U(8 * group), U(groups)
         for j in range(count):
-            words[U(row[j] * stride + group)] += SPREAD[U(digits[j] >> shift) & 0xFF]
+            words[U(U(row[j]) * stride + group)] += SPREAD[U(digits[j] >> shift) & 0xFF]
     for i in range(found.size):
         found[i] = np.uint16(found[i] + bytes_of_words[i])
     for i in range(words.size):
@@ -586,7 +672,7 @@ def count_first_spike(a, count, reduced, taken, counts):
     for j in range(count):
         bits = U(bits_of(reduced[j]))
         time = 126 - np.int64(U((bits >> 23) & 0xFF))
-        if taken[j] and 0 <= time < a[TIME_STEPS]:
+        if taken[j] != 0 and 0 <= time < a[TIME_STEPS]:
             segment = U((bits >> U(23 - a[KEPT_BITS])) & (segments - 1))
             counts[time * a[BASES] + U(segment + ((bits >> 31) * segments))] += 1
 
@@ -610,21 +696,36 @@ def spread(a, groups, found, counts):
 def neuron(arguments, first, last, thread):
     """Elements first .. last - 1 of a call, by one of its threads; ARGUMENTS says what each number stands for."""
     a = carray(arguments, (SCORES + 1,))
-    x, reduced, compared, y = np.empty(BLOCK, F), np.empty(BLOCK, F), np.empty(BLOCK, F), np.empty(BLOCK, F)
-    o, g, w, codes = np.empty(BLOCK, F), np.empty(BLOCK, F), np.empty(BLOCK, F), np.empty(BLOCK, F)
+    x, y = np.empty(BLOCK, F), np.empty(BLOCK, F)
+    reduced = x if a[KIND] == NONE else np.empty(BLOCK, F)
+    compared = np.empty(BLOCK, F) if a[OCTAVES] or a[MIRRORED] else reduced
+    codes, membrane = np.empty(BLOCK, F), np.empty(BLOCK, F)
     exponent, exponents, bank = np.zeros(BLOCK, I32), np.zeros(BLOCK, I32), np.zeros(BLOCK, I32)
-    active, asked, taken = np.ones(BLOCK, np.bool_), np.ones(BLOCK, np.bool_), np.ones(BLOCK, np.bool_)
-    before = np.empty(CELLS + 1, I32)
+    active, asked, taken = np.ones(BLOCK, I32), np.ones(BLOCK, I32), np.ones(BLOCK, I32)
     form, slots, shared, scores = a[FORM], a[SLOTS], a[SHARED], a[SCORES]
+    before, limits = np.empty(CELLS + 1, I32), np.empty(breakpoints_of(a).size + 1, F)
+    per_bank = I32(a[BASES] // a[BANKS])
+    row = bank if per_bank == 1 and form == CLOSED else np.zeros(BLOCK, I32)
+    columns, at_step = np.empty((4, BLOCK), F), np.empty((4, BLOCK), F)
+    rows, of_steps = np.empty((a[BASES], 4), F), np.empty((a[TIME_STEPS], a[BASES], 4), F)
     counts = carray(int64s(a[COUNTS] + 8 * thread * slots), (slots,))
     by_digits = slots > 1 and form in (IDENTITY, CLOSED)
-    digits, row = np.zeros(BLOCK, U), np.zeros(BLOCK, U)
-    rows, groups = a[BASES] if by_digits else 0, (a[TIME_STEPS] + 7) // 8
-    words, found = np.zeros(rows * groups, np.uint64), np.zeros(rows * groups * 8, np.uint16)
+    digits, slots_of_digits, groups = (
+        np.zeros(BLOCK, U),
+        a[BASES] if by_digits else 0,
+        (a[TIME_STEPS] + 7) // 8,
+    )
+    words = np.zeros(slots_of_digits * groups, np.uint64)
+    found = np.zeros(slots_of_digits * groups * 8, np.uint16)
     bytes_of_words = words.view(np.uint8)
     ends = np.empty(2, I32)
     ends[0], ends[1] = 0x7FFFFFFF, -0x80000000
-    cells, per_unit, most = cells_of(a, last - first, before) if form >= CLOSED else (0, ZERO, 0)
+    cells, per_unit, most = 0, ZERO, 0
+    if form >= CLOSED:
+        cells, per_unit, most = cells_of(a, last - first, before, limits)
+        rows_of_bases(a, rows)
+    if form == STEPS:
+        rows_of_steps(a, of_steps)
     start, end_of_row, shift_of_row, until_spread = first, last, ZERO, UNTIL_SPREAD
     while start < last:
         if scores and (start - first) % scores == 0:
@@ -642,9 +743,9 @@ def neuron(arguments, first, last, thread):
             shift(count, x, exponents, -1)
         if shared == CHANNEL:  # whose range is that of the scaled input
             update_ends(x, count, ends)
-        if form != IDENTITY:
+        if form != IDENTITY and a[KIND] != NONE:
             split(a, count, x, reduced, exponent, active)
-        elif slots:
+        elif form == IDENTITY and slots:
             find_normal(count, x, active)
         if slots:
             take(a, count, active, asked, taken, counts[slots - 1 :])
@@ -659,17 +760,26 @@ def neuron(arguments, first, last, thread):
                 count_first_spike(a, count, reduced, taken, counts)
         else:
             if a[BANKS] > 1:
-                find_banks(a, count, reduced, compared, cells, per_unit, most, before, bank)
+                if a[OCTAVES] or a[MIRRORED]:
+                    magnitudes(a, count, reduced, compared)
+                find_banks(count, compared, cells, per_unit, most, before, limits, bank)
+                if a[MIRRORED]:
+                    mirror(count, reduced, I32(limits.size), bank)
             clear(count, y)
-            for place in range(a[BASES] // a[BANKS]):
+            for place in range(per_bank):
+                if per_bank > 1 or form == STEPS:
+                    at_place(count, bank, per_bank, I32(place), row)
+                look_up(count, rows.ctypes.data, row, columns)
                 if form == STEPS:
-                    decode_steps(a, count, reduced, bank, place, y, o, g, taken, counts)
+                    decode_steps(
+                        a, count, reduced, row, columns, of_steps, at_step, y, membrane, codes, taken, counts
+                    )
                 else:
-                    decode_closed(a, count, reduced, bank, place, y, codes, o, g, w)
+                    decode_closed(a, count, reduced, columns, y, codes)
                     if by_digits:
-                        digits_of_codes(a, count, codes, bank, place, taken, digits, row)
+                        digits_of_codes(count, codes, taken, digits)
                         count_digits(count, digits, row, groups, words, bytes_of_words, found)
-            add_bias(a, count, bank, y)
+            add(count, columns[3], y)
         if form != IDENTITY:
             restore(a, count, y, x, exponent, active)
         if shared != OWN:

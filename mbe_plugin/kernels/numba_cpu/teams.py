@@ -34,9 +34,14 @@ def run(kernel: int, arguments: int, size: int, threads: int, together: int) -> 
     arguments: their address. together: how many elements one after another a thread takes at least (a row, a block).
     """
     if threads == 1:
-        KERNEL(kernel)(arguments, 0, size, 0)
+        _callable(kernel)(arguments, 0, size, 0)
     else:
         _runner()(kernel, arguments, size, threads, together)
+
+
+@cache
+def _callable(kernel: int) -> Callable[[int, int, int, int], None]:
+    return KERNEL(kernel)
 
 
 @cache
@@ -63,7 +68,7 @@ def on_python_threads(kernel: int, arguments: int, size: int, threads: int, toge
     """The same with threads of Python's, made for the call."""
     parts = -(-size // together)
     edges = [min(parts * i // threads * together, size) for i in range(threads + 1)]
-    call = KERNEL(kernel)
+    call = _callable(kernel)
     others = [
         threading.Thread(target=call, args=(arguments, edges[i], edges[i + 1], i)) for i in range(1, threads)
     ]
