@@ -146,7 +146,7 @@ class MBEConfig:
     def low_energy(cls, **changes: Any) -> MBEConfig:
         """At most one event per value: first spikes, precise where events meet events, sparse where they meet weights.
 
-        mbe_plugin.tune() starts here, and finds what suits one network. Language models feel the dead zone (docs/energy.md).
+        mbe_plugin.tune() starts here, and finds what suits one network. Language models feel its dead zone.
         """
         layers = {"time_steps": 20, "identity_bases": 32, "dead_zone": 0.1, "center": True}
         between = {"time_steps": 16, "identity_bases": 128}
