@@ -38,6 +38,7 @@ from mbe_plugin.analysis.energy.measure import billed, counted
 from mbe_plugin.tuning import MENU
 
 TUNED = "tuned"
+LOW = MBEConfig.low_energy()
 SETTINGS: dict[str, MBEConfig | None] = {
     "default, T = 16": MBEConfig(),
     "default, T = 8": MBEConfig(time_steps=8),
@@ -48,7 +49,8 @@ SETTINGS: dict[str, MBEConfig | None] = {
     "first spike, T = 16, N = 32": MBEConfig(
         time_steps=16, identity_bases=32, code="first_spike", merge=False
     ),
-    "low energy": MBEConfig.low_energy(),
+    "low energy": LOW,
+    "low energy, half the dead zone": replace(LOW, sites=(*LOW.sites, ("*|encoders.*", {"dead_zone": 0.05}))),
     TUNED: None,  # from low energy, for CLOSENESS or PERPLEXITY on batches that are held out
 }
 CLOSENESS = 0.995  # smallest cosine of an item's features

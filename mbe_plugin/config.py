@@ -57,9 +57,10 @@ class MBEConfig:
     code, which sends no exponent, 'tensor'.
     dead_zone: of an encoded activation, values smaller than this share of the root mean square that calibration saw there
     send nothing, neither spike nor exponent, and read 0. (Attention weights, role 'weights', have none: T is theirs.)
-    center: the train of a layer's input spells its distance to each channel's calibrated median, a constant that the
-    layer's bias takes in, so that common values, such as a GELU's -0.1, fall into the dead zone. For layers with weights
-    whose scale is 'tensor' or 'channel'; elsewhere False is meant.
+    center: the train of a layer's input spells its distance to a constant of each channel, which the layer's bias takes
+    in: the one around which the dead zone silences most of what calibration saw, such as a GELU's -0.1, and the mean of
+    what is silent (without a dead zone the median). For layers with weights whose scale is 'tensor' or 'channel'; elsewhere
+    False is meant.
     linear_inputs: 'spiking', or 'analogue' to leave the inputs of linear layers, convolutions and Fourier transforms
     unencoded.
     merge: use trains that are there already: a unary neuron's feeds the next product, and a product's pairs of spikes
@@ -146,9 +147,9 @@ class MBEConfig:
     def low_energy(cls, **changes: Any) -> MBEConfig:
         """At most one event per value: first spikes, precise where events meet events, sparse where they meet weights.
 
-        mbe_plugin.tune() starts here, and finds what suits one network.
+        mbe_plugin.tune() starts here, and finds what suits one network. Language models feel its dead zone.
         """
-        layers = {"time_steps": 20, "identity_bases": 32, "dead_zone": 0.05, "center": True}
+        layers = {"time_steps": 20, "identity_bases": 32, "dead_zone": 0.1, "center": True}
         between = {"time_steps": 16, "identity_bases": 128}
         roles: dict[str, Mapping[str, Any]] = {
             "encoders.*": layers,

@@ -1,4 +1,4 @@
-"""center=True: a layer's input is sent as its distance to each channel's median, which the layer's bias takes in."""
+"""center=True: a layer's input is sent as its distance to a constant per channel, which the layer's bias takes in."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch.nn import functional
 import mbe_plugin
 from mbe_plugin import MBEConfig, convert, energy, record
 from mbe_plugin.operators import CalibratedNode, SharedScaleNode
+from mbe_plugin.operators.distribution import PARTS, Spread, quiet_center
 
 CONFIG = MBEConfig(
     code="first_spike", time_steps=10, identity_bases=16, center=True, dead_zone=0.3, merge=False
@@ -43,15 +44,62 @@ def coded(distance: Tensor, node: SharedScaleNode) -> Tensor:
 
 
 @pytest.mark.parametrize("scale", ["tensor", "channel"])
-def test_the_value_is_the_median_plus_the_code_of_the_distance(scale: str) -> None:
+def test_the_value_is_the_center_plus_the_code_of_the_distance(scale: str) -> None:
     x = skewed()
     ann, snn, node = layer(x, replace(CONFIG, scale=scale))  # type: ignore[arg-type]
-    median = x.median(dim=0).values
-    assert torch.equal(node.center, median)
-    read = median.double() + coded(x - median, node)
+    read = node.center.double() + coded(x - node.center, node)
     want = read @ ann.weight.double().T + ann.bias.double()
     with torch.no_grad():
         assert torch.allclose(snn(x).double(), want, atol=1e-5)
+
+
+def test_without_a_dead_zone_the_center_is_the_median() -> None:
+    x = skewed()
+    _, _, node = layer(x, replace(CONFIG, dead_zone=0.0))
+    assert torch.allclose(node.center, x.quantile(0.5, dim=0), atol=1e-6)
+
+
+def test_no_constant_silences_more_of_the_square() -> None:
+    """Against all constants of a fine grid; what the dead zone silences is right in the mean."""
+    x = skewed(2000)
+    _, _, node = layer(x)
+    zone = node.dead_zone
+    grid = torch.linspace(-1, 3, 4001, dtype=torch.float64)[:, None, None]
+    most = (zone**2 - (x.double() - grid) ** 2).clamp_min(0).sum(1).max(0).values
+    off = x.double() - node.center.double()
+    assert ((zone**2 - off**2).clamp_min(0).sum(0) > 0.995 * most).all()
+    silent = off.abs() < zone
+    assert ((off * silent).sum(0) / silent.sum(0)).abs().max() < 0.05 * zone  # of 128 rows
+
+
+def test_the_spread_is_the_same_in_few_calls_or_many() -> None:
+    x = skewed(1024)
+    wanted = x.double().sort(dim=0).values.reshape(PARTS, -1, x.shape[1]).mean(1)
+    for rows in (1024, 100, 7):
+        spread, zone = Spread(), 0.2
+        for call in x.split(rows):
+            spread.add(call)
+        center = spread.center(zone)
+        assert center is not None
+        assert torch.allclose(center, quiet_center(wanted.float(), zone), atol=0.1 * zone)
+        assert spread.parts is not None
+        assert torch.allclose(spread.parts.double().mean(0), wanted.mean(0), rtol=1e-5)
+        spread.add(x[:, :2])  # another number of channels: nothing is known of any
+        assert spread.center(zone) is None
+
+
+@pytest.mark.parametrize("dead_zone", [0.05, 0.3, 3.0])
+def test_steps_that_only_silent_values_would_reach_are_not_taken(dead_zone: float) -> None:
+    x = skewed()
+    config = replace(CONFIG, center=False, dead_zone=dead_zone, time_steps=20)
+    _, snn, node = layer(x, config)
+    smallest = torch.tensor([[node.dead_zone]])
+    assert node.time_steps < 20
+    assert node.decoded(smallest) > 0, "what is not silent is sent"
+    with torch.no_grad(), record(snn) as rec:
+        snn(torch.full((1, 6), node.dead_zone))
+    [sent] = rec.neurons.values()
+    assert sent.last_step == node.time_steps
 
 
 def test_common_values_send_nothing() -> None:
@@ -114,7 +162,7 @@ def test_only_layers_with_a_calibrated_scale_are_centered() -> None:
 
 
 def test_the_report_says_it() -> None:
-    assert "distance to the channel median" in mbe_plugin.report(layer(skewed())[1]).summary()
+    assert "distance to the channel center" in mbe_plugin.report(layer(skewed())[1]).summary()
 
 
 def test_bad_values_are_named() -> None:

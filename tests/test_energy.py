@@ -276,13 +276,17 @@ def test_a_first_spike_code_has_no_side_events_and_a_dead_zone_costs_a_compariso
     assert 0 < spikes < int((X != 0).sum())
     apart = 2 * 8 * ROWS * 4  # 8 segments' middles, evenly spaced, would be 8 sums for each output
     assert spikes * 4 < apart
+    steps = sum(
+        2.0 ** (float(node.exponents) - t) > node.dead_zone for t in range(8)
+    )  # below it none is taken
+    assert 0 < steps < 8
     assert totals(found.snn_operations) == {
         "accumulate": spikes * 4,
         "multiplication": spikes * 4,  # a weight by the middle of a segment
         "shift": spikes * 4 + X.numel(),  # fewer than one a step for each output
         "subtraction": spikes,
         # thresholds; 8 segments by 3 and the sign; the largest value of the code; the dead zone
-        "comparison": X.numel() * (8 + 3 + 1 + 1 + 1),
+        "comparison": X.numel() * (steps + 3 + 1 + 1 + 1),
         "addition": ROWS * 4,
     }
 

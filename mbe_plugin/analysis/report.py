@@ -23,7 +23,7 @@ class NeuronReport:
 
     site is whose neuron it is: another's, where both read the same tensor and share one train. code is what its trains
     spell: 'binary' digits, the time of a 'first_spike' or, with other tables, weights that are 'free'. Inputs smaller than
-    dead_zone send nothing; if centered, low, high and dead_zone are of the distance to each channel's median.
+    dead_zone send nothing; if centered, low, high and dead_zone are of the distance to each channel's center.
     spikes and exponents are per element, on the first calibration batch. Of the values seen since the conversion (or the
     last reset_counts), outside is the share outside [low, high] that lost accuracy by it, NaN and infinities among them;
     beyond, the share outside [low, high] that the range reduction decoded as accurately.
@@ -193,7 +193,7 @@ def _sent(neurons: list[NeuronReport]) -> str:
     """What the identities send, and how many of them."""
     kinds = Counter(
         f"{_TRAINS[n.code]}, {_BESIDE.get(n.scale, 'nothing beside')}{', none in a dead zone' if n.dead_zone else ''}"
-        f"{', of the distance to the channel median' if n.centered else ''}"
+        f"{', of the distance to the channel center' if n.centered else ''}"
         for n in neurons
     )
     return "; ".join(f"{count} neurons: {kind}" for kind, count in kinds.most_common()) or "none"

@@ -127,9 +127,7 @@ class NeuronBuilder:
         if function == WEIGHT:
             return self._weight(role)
         if function == "identity":
-            node = self._identity(role, statistics)
-            node.dead_zone = dead_zone_of(self._setting(role, "dead_zone"), statistics)
-            return node
+            return self._identity(role, statistics)
         size = self._setting(role, "time_steps"), self._setting(role, "bases")
         if function in _REDUCED:
             low, high = _reduced_range(function, statistics)
@@ -169,34 +167,56 @@ class NeuronBuilder:
         return fit(known, domain, *size, samples=samples)
 
     def _identity(self, role: str, statistics: Statistics) -> CalibratedNode:
-        _, centered, time_steps, bases, code, scale = self.identity_settings(role)
-        if self.config.family == "published":
-            low, high = _widened(statistics, 0.0, FUNCTIONS["identity"].scalar)
-            found = fit("identity", (low, high), time_steps, bases, family="published")
-            error = max(abs(low), abs(high)) * 2.0**-time_steps
-            return CalibratedNode(found.tables, "none", low, high, "identity", error)
+        dead_zone, centered, time_steps, bases, code, scale = self.identity_settings(role)
+        silent = dead_zone_of(dead_zone, statistics)
         # other sites multiply activations with each other, or have no weights for a scale to fold into
         linear = len(self.site.dims) == 1 and self.site.op not in WEIGHTLESS
         if scale == "channel" and not (linear and statistics.channels is not None):
             scale = "tensor" if code == "first_spike" else "token"
-        if scale != "element":
-            center = statistics.medians if centered and linear and scale in STATIC_SCALES else None
-            channels = statistics.channels
-            reach = channels if scale == "channel" else torch.tensor(statistics.magnitude)
-            if center is not None:
-                assert channels is not None  # of the same calls as the medians
-                furthest = channels + center.abs()
-                reach = furthest if scale == "channel" else furthest.max()
-            assert reach is not None
-            reach = reach.float() * (1 + self.config.margin)
+        if self.config.family == "published":
+            node = self._published_identity(statistics, time_steps, bases)
+        elif scale == "element":
+            limit, error = 2 * statistics.magnitude, 2.0**-time_steps / bases
+            tables = identity_tables(time_steps, bases)
+            node = CalibratedNode(tables, "identity", -limit, limit, "identity", error)
+        else:
+            center = (
+                statistics.spread.center(silent) if centered and linear and scale in STATIC_SCALES else None
+            )
+            reach = _reach(statistics, scale, center) * (1 + self.config.margin)
             limit = 1.0 if scale == "channel" else reach.item()
-            tables_of = first_spike_tables if code == "first_spike" else shared_scale_tables
             exponents = binary_exponent(reach.clamp_min(1e-30))
-            return SharedScaleNode(tables_of(time_steps, bases), scale, exponents, -limit, limit, center)
-        limit = 2 * statistics.magnitude
-        tables = identity_tables(time_steps, bases)
-        error = 2.0**-time_steps / bases
-        return CalibratedNode(tables, "identity", -limit, limit, "identity", error)
+            if code == "first_spike":
+                tables = first_spike_tables(_steps_that_fire(time_steps, exponents, silent), bases)
+            else:
+                tables = shared_scale_tables(time_steps, bases)
+            node = SharedScaleNode(tables, scale, exponents, -limit, limit, center)
+        node.dead_zone = silent
+        return node
+
+    def _published_identity(self, statistics: Statistics, time_steps: int, bases: int) -> CalibratedNode:
+        low, high = _widened(statistics, 0.0, FUNCTIONS["identity"].scalar)
+        found = fit("identity", (low, high), time_steps, bases, family="published")
+        error = max(abs(low), abs(high)) * 2.0**-time_steps
+        return CalibratedNode(found.tables, "none", low, high, "identity", error)
+
+
+def _reach(statistics: Statistics, scale: str, center: torch.Tensor | None) -> torch.Tensor:
+    """The largest magnitude that calibration saw, of the distance to the center: of all values, or per channel."""
+    channels = statistics.channels
+    if center is None and scale != "channel":
+        return torch.tensor(statistics.magnitude).float()
+    assert channels is not None  # of the same calls as the spread
+    furthest = channels if center is None else channels + center.abs()
+    return (furthest if scale == "channel" else furthest.max()).float()
+
+
+def _steps_that_fire(time_steps: int, exponents: torch.Tensor, dead_zone: float) -> int:
+    """Of a first-spike neuron's steps those after which only values in the dead zone would fire are not taken."""
+    if not dead_zone:
+        return time_steps
+    last = int((exponents - binary_exponent(torch.tensor(dead_zone))).max()) + 1
+    return min(max(last, 1), time_steps)
 
 
 def dead_zone_of(share: float, statistics: Statistics) -> float:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mbe_plugin.errors import CalibrationError
 from mbe_plugin.fitting.functions import FUNCTIONS, Scalar
+from mbe_plugin.operators.distribution import Spread
 
 SAMPLES_PER_CALL = 8192
 SAMPLES_KEPT = 65536
@@ -24,9 +25,8 @@ class Statistics:
     high: float = float("-inf")
     count: int = 0
     channels: Tensor | None = None  # largest magnitude per entry of the contracted dimension
-    medians: Tensor | None = None  # per entry of that dimension, the mean over calls of a call's median
-    calls: int = 0
     samples: list[Tensor] = field(default_factory=list)
+    spread: Spread = field(default_factory=Spread)  # of some rows along that dimension
 
     @property
     def root_mean_square(self) -> float:
@@ -63,7 +63,7 @@ class Statistics:
         self.low, self.high = min(self.low, low), max(self.high, high)
         if dim is not None and where is None and values.dim():
             self._update_channels(torch.maximum(highs, -lows).float().cpu(), first=self.count == 0)
-            self._update_medians(_medians(values, dim), first=self.count == 0)
+            self.spread.add(some_rows(values, dim, ROWS_PER_CALL))
         self.count += count
         self.samples.append(spread(values, where, SAMPLES_PER_CALL).to("cpu", torch.float32, copy=True))
         if sum(s.numel() for s in self.samples) > SAMPLES_KEPT:
@@ -76,20 +76,6 @@ class Statistics:
             self.channels = torch.maximum(self.channels, largest)
         else:
             self.channels = None
-
-    def _update_medians(self, found: Tensor, *, first: bool) -> None:
-        self.calls += 1
-        if first:
-            self.medians = found
-        elif self.medians is not None and self.medians.shape == found.shape:
-            self.medians = self.medians + (found - self.medians) / self.calls
-        else:
-            self.medians = None
-
-
-def _medians(values: Tensor, dim: int) -> Tensor:
-    """Per entry of dim, of at most ROWS_PER_CALL rows; float32 on the CPU."""
-    return some_rows(values, dim, ROWS_PER_CALL).float().median(dim=0).values.cpu()
 
 
 def some_rows(x: Tensor, dim: int, most: int) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,34 +34,57 @@ class Trial:
     events: float = 0.0
 
 
+@dataclass
+class Rows:
+    """Rows of all calls [rows, C], the derivatives after them [rows, C, projections], and how many each stands for."""
+
+    x: Tensor
+    gradients: Tensor
+    standing_for: Tensor
+
+    @classmethod
+    def of(cls, calls: Sequence[Seen]) -> Rows:
+        """Of what was seen."""
+        standing_for = [torch.full((len(c.x),), c.elements / c.x.numel(), dtype=torch.float64) for c in calls]
+        return cls(
+            torch.cat([call.x for call in calls]),
+            torch.cat([torch.stack(call.pulled, -1).float() for call in calls]),
+            torch.cat(standing_for).to(calls[0].x.device),
+        )
+
+
 def trials(place: Place, calls: Sequence[Seen]) -> list[Trial]:
-    """One for each choice, on what was seen; a dead zone only silences what its code would have sent."""
-    found = [Trial() for _ in place.choices]
-    looked_at = sum(call.x.numel() for call in calls)
-    by_code: list[list[int]] = [[] for _ in place.codes]
-    for choice, (code, _) in enumerate(place.choices):
-        by_code[code].append(choice)
-    for call in calls:
-        for node, choices in zip(place.codes, by_code, strict=True):
-            zones = torch.tensor([place.choices[c][1] for c in choices], dtype=torch.float64)
-            errors, spikes, events = _tried(node, call, zones)
-            for i, choice in enumerate(choices):
-                found[choice].error += errors[i] * call.elements / call.x.numel()
-                found[choice].spikes += spikes[i] / looked_at
-                found[choice].events += events[i] / looked_at
+    """One for each choice, on what was seen."""
+    found = [Trial() for _ in place.menu]
+    rows = Rows.of(calls)
+    for choices in _alike(place.menu):
+        nodes = [place.neuron(choice) for choice in choices]
+        precise = min(nodes, key=lambda node: node.dead_zone)
+        zones = torch.tensor([node.dead_zone for node in nodes], dtype=torch.float64)
+        for choice, error, spikes, events in zip(choices, *_tried(precise, rows, zones), strict=True):
+            found[choice] = Trial(error, spikes / rows.x.numel(), events / rows.x.numel())
     return found
 
 
-def _tried(node: CalibratedNode, call: Seen, zones: Tensor) -> tuple[list[float], list[float], list[float]]:
-    """Error, spikes and events of a code with each dead zone [Z], of all rows together."""
-    x = node.distance(call.x, -1) if isinstance(node, SharedScaleNode) else call.x
-    sent = sent_by(node, call.x)
+def _alike(menu: Sequence[Mapping[str, Any]]) -> list[list[int]]:
+    """Choices that differ by their dead zones alone, which only silence what others send; a center depends on its zone."""
+    groups: dict[tuple, list[int]] = {}
+    for choice, settings in enumerate(menu):
+        apart = () if settings.get("center", True) else ("dead_zone",)
+        key = tuple(sorted((name, value) for name, value in settings.items() if name not in apart))
+        groups.setdefault(key, []).append(choice)
+    return list(groups.values())
+
+
+def _tried(node: CalibratedNode, rows: Rows, zones: Tensor) -> tuple[list[float], list[float], list[float]]:
+    """Error, spikes and events of a neuron with each dead zone [Z], of all rows together; its own is the smallest."""
+    x = node.distance(rows.x, -1) if isinstance(node, SharedScaleNode) else rows.x
+    sent = sent_by(node, rows.x)
     silent = (x.abs() < zones.to(compute_dtype(x))[:, None, None]).float()  # [Z, rows, C]
-    value = node.decoded(call.x, -1) - (call.x - x)
-    gradients = torch.stack(call.pulled, -1).float()  # [rows, C, projections]
-    off = ((value - x)[..., None] * gradients).sum(1)  # [rows, projections]
-    lost = torch.einsum("zrc,rcp->zrp", silent, value[..., None] * gradients)
-    errors = (off - lost).double().square().sum(1).mean(-1)
+    value = node.decoded(rows.x, -1) - (rows.x - x)
+    off = ((value - x)[..., None] * rows.gradients).sum(1)  # [rows, projections]
+    lost = torch.einsum("zrc,rcp->zrp", silent, value[..., None] * rows.gradients)
+    errors = ((off - lost).double().square().mean(-1) * rows.standing_for).sum(1)
     spikes, events = (
         (c.sum(dtype=torch.float64) - torch.einsum("zrc,rc->z", silent, c))
         for c in (sent.spikes, sent.events)
@@ -74,10 +98,11 @@ def prices(
     """pJ of each choice in a recorded forward of the network, by the complete accounting of ``mbe_plugin.energy``."""
     elements = recording.neurons[place.site.name, place.role].elements
     met = _met(recording.deliveries or {}, place.site.name)
-    found, amplitudes = [], [amplitudes_of(code) for code in place.codes]
-    for (number, _), trial in zip(place.choices, tried, strict=True):
-        operations = _at_neuron(place.codes[number], trial, elements)
-        operations.update(_at_synapses(amplitudes[number], trial, *met))
+    found = []
+    for choice, trial in enumerate(tried):
+        node = place.neuron(choice)
+        operations = _at_neuron(node, trial, elements)
+        operations.update(_at_synapses(amplitudes_of(node), trial, *met))
         found.append(sum(costs[kind] * count for kind, count in operations.items()))
     return found
 

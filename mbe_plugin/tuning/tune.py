@@ -134,7 +134,7 @@ class Search:
         costs: Mapping[str, float],
         tell: Progress,
     ) -> None:
-        self.config, self.menu, self.tell = config, menu, tell
+        self.config, self.tell = config, tell
         recorded = calibrate(model, known)
         self.snn = convert(model, recorded, replace(config, gradient="slope"))
         self.places = places_of(self.snn, recorded.sites, config, menu)
@@ -206,5 +206,5 @@ class Search:
     def config_after(self, steps: int) -> MBEConfig:
         """The configuration of that network."""
         choices = chosen(self.start, self.steps[:steps])
-        overrides = [p.override(self.menu[choice]) for p, choice in zip(self.places, choices, strict=True)]
+        overrides = [p.override(choice) for p, choice in zip(self.places, choices, strict=True)]
         return replace(self.config, sites=(*self.config.sites, *overrides))
