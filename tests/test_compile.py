@@ -94,6 +94,7 @@ def test_step_mode_m_breaks_the_graph_and_gives_the_same_sequence() -> None:
         torch.testing.assert_close(compiled(x_seq[0]), snn(x_seq[0]), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_training_with_dynamic_shapes() -> None:
     """The host's surrogate is an autograd.Function, which dynamo cannot trace with a symbol for its slope."""
     snn = mbe_plugin.convert(transformer(depth=1), [tokens()], mbe_plugin.MBEConfig(time_steps=2))

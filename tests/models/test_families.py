@@ -95,7 +95,7 @@ def test_eager_attention_gives_its_weights_and_hidden_states(family: str) -> Non
     assert distance(found[0], wanted[0]) <= CLOSE
 
 
-@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+@pytest.mark.parametrize("implementation", ["sdpa", pytest.param("eager", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("family", GENERATING)
 @pytest.mark.filterwarnings("ignore::mbe_plugin.RangeWarning")
 @pytest.mark.filterwarnings("ignore:.*(generation|max_length|attention mask|forced_decoder).*")
