@@ -4,8 +4,9 @@
     python -m benchmarks.speed --device cuda          # the same table for the GPU that is here, with Triton
 
 A call is the decoded value of every element. Two baselines: torch.ops.aten.gelu.out writes into an output that is there
-already, F.gelu allocates its own, as the neurons do and the network's; of 50 MB on a CPU that takes longer than GELU. Rounds are interleaved after a warm-up and timed by the clock, on
-a GPU by CUDA's events. Nothing is printed unless each backend has given the bits of 'torch' and its counts before.
+already; F.gelu allocates its own, as the neurons and the networks do, which for 50 MB on a CPU takes longer than the
+function. Rounds are interleaved after a warm-up and timed by the clock, on a GPU by CUDA's events. Nothing is printed
+unless each backend has given the bits of 'torch' and its counts before.
 Writes results/speed_<device>.md and .csv (--out: another name).
 """
 
