@@ -180,6 +180,11 @@ class MBEConfig:
         """
         return _resolved(site, self.setting(site, "code", role), self.setting(site, "scale", role))
 
+    @property
+    def centers_any(self) -> bool:
+        """Whether ``center`` holds for any site."""
+        return self.center or any(overrides.get("center", False) for _, overrides in self.sites)
+
     def to_json(self) -> str:
         """JSON text with a version."""
         return json.dumps({"version": CONFIG_VERSION, **asdict(self)}, indent=2)

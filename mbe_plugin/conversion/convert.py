@@ -75,7 +75,7 @@ def convert(
     if isinstance(calibration, Calibration):
         _check_same_model(work, calibration)
     else:
-        calibration = record(work, modules, calibration, tell)
+        calibration = record(work, modules, calibration, tell, config.centers_any)
     conversion = build(work, modules, calibration, config, tell)
     args, kwargs = calibration.first_batch
     del calibration  # and with it the samples, unless the caller holds them

@@ -67,8 +67,11 @@ class Scout(WatchedForward):
 class Recorder(Scout):
     """Makes a Site for every call site it meets, and observes."""
 
-    def __init__(self, origins: Origins) -> None:
+    def __init__(self, origins: Origins, spreads: bool) -> None:
         super().__init__(origins)
+        self.spreads = (
+            spreads  # whether observers keep each channel's distribution, which centers are made of
+        )
         self.unmarked: set[tuple[str, str]] = set()  # nonlinear functions that met no activation
         self.sites: dict[str, Site] = {}
         self.observers: dict[str, SpikingOperator] = {}
@@ -124,7 +127,11 @@ class Recorder(Scout):
         site.coded = frozenset() if call is None else frozenset(call.operands)
 
         def make(role: str, function: str, scalar: Scalar | None = None) -> nn.Module:
-            return nn.Identity() if function == WEIGHT else Observer(function, scalar, site.name, role)
+            if function == WEIGHT:
+                return nn.Identity()
+            observer = Observer(function, scalar, site.name, role)
+            observer.statistics.spreads = self.spreads
+            return observer
 
         coded, site.coded = site.coded, frozenset()  # observe every operand
         self.observers[site.name] = make_operator(site, make, scalar)

@@ -26,7 +26,10 @@ class Statistics:
     count: int = 0
     channels: Tensor | None = None  # largest magnitude per entry of the contracted dimension
     samples: list[Tensor] = field(default_factory=list)
-    spread: Spread = field(default_factory=Spread)  # of some rows along that dimension
+    spread: Spread = field(
+        default_factory=Spread
+    )  # of some rows along that dimension, where centers may be asked for
+    spreads: bool = True
 
     @property
     def root_mean_square(self) -> float:
@@ -63,7 +66,8 @@ class Statistics:
         self.low, self.high = min(self.low, low), max(self.high, high)
         if dim is not None and where is None and values.dim():
             self._update_channels(torch.maximum(highs, -lows).float().cpu(), first=self.count == 0)
-            self.spread.add(some_rows(values, dim, ROWS_PER_CALL))
+            if self.spreads:
+                self.spread.add(some_rows(values, dim, ROWS_PER_CALL))
         self.count += count
         self.samples.append(spread(values, where, SAMPLES_PER_CALL).to("cpu", torch.float32, copy=True))
         if sum(s.numel() for s in self.samples) > SAMPLES_KEPT:
