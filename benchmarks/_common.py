@@ -11,6 +11,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from examples._shared.measure import interleaved_medians, machine
 
 RESULTS = Path(__file__).parent / "results"
@@ -30,6 +32,12 @@ def write_csv(path: Path, kind: type, rows: Iterable[Any]) -> None:
         writer = csv.DictWriter(file, [f.name for f in fields(kind)])
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
+
+
+def quantiles(seconds: Sequence[float]) -> list[float]:
+    """p20, p50, p80."""
+    found: list[float] = torch.tensor(seconds).quantile(torch.tensor([0.2, 0.5, 0.8])).tolist()
+    return found
 
 
 def revision() -> str:
@@ -52,6 +60,7 @@ __all__ = [
     "machine",
     "markdown_table",
     "provenance",
+    "quantiles",
     "revision",
     "write_csv",
 ]

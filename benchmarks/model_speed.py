@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 import mbe_plugin
-from benchmarks._common import RESULTS, markdown_table, provenance, write_csv
+from benchmarks._common import RESULTS, markdown_table, provenance, quantiles, write_csv
 from benchmarks._memory import elsewhere, peak, reset_peak
 from benchmarks.speed_networks import NETWORKS, Inputs, Loaded, output
 from mbe_plugin import MBEConfig
@@ -174,8 +174,7 @@ def _times(setting: Setting, rounds: int) -> dict[str, list[float]]:
                 _wait(setting)
                 if number:
                     seconds[name].append(time.perf_counter() - started)
-    edges = torch.tensor([0.2, 0.5, 0.8])
-    return {name: torch.tensor(found).quantile(edges).tolist() for name, found in seconds.items()}
+    return {name: quantiles(found) for name, found in seconds.items()}
 
 
 def _wait(setting: Setting) -> None:

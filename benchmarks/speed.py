@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks._common import RESULTS, markdown_table, provenance, write_csv
+from benchmarks._common import RESULTS, markdown_table, provenance, quantiles, write_csv
 from mbe_plugin import MBENode, fit
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -160,12 +160,6 @@ def by_events(call: Call) -> float:
     end.record()
     torch.cuda.synchronize()
     return start.elapsed_time(end) / 1e3
-
-
-def quantiles(seconds: list[float]) -> list[float]:
-    """p20, p50, p80."""
-    found: list[float] = torch.tensor(seconds).quantile(torch.tensor([0.2, 0.5, 0.8])).tolist()
-    return found
 
 
 def parse() -> argparse.Namespace:

@@ -468,7 +468,7 @@ class MBENode(base.MemoryModule):
     @property
     def _one_sided(self) -> bool:
         # tables of one sign around a mantissa have nothing to say of the other
-        return self.reduction.kind in ("exponent", "octave") and not self.mirrored
+        return self.reduction.one_sided(self.mirrored)
 
     @property
     def _has_closed_form(self) -> bool:

@@ -118,7 +118,7 @@ def fake_cupy(monkeypatch: pytest.MonkeyPatch, folder: Path, modern: bool = True
     fake = FakeCupy(folder, modern)
     monkeypatch.setitem(sys.modules, "cupy", fake)
     monkeypatch.setattr(cupy_gpu, "DEVICE", "cpu")
-    monkeypatch.setattr(backends, "_without_gpu", list)
+    monkeypatch.setattr(backends, "without_gpu", list)
     monkeypatch.setattr(torch.cuda, "device", fake.guard)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=STREAM))
     remembering = (kernel.kernel_of, backends._cupy_is_there)

@@ -129,9 +129,7 @@ class Recorder(Scout):
         def make(role: str, function: str, scalar: Scalar | None = None) -> nn.Module:
             if function == WEIGHT:
                 return nn.Identity()
-            observer = Observer(function, scalar, site.name, role)
-            observer.statistics.spreads = self.spreads
-            return observer
+            return Observer(function, scalar, site.name, role, self.spreads)
 
         coded, site.coded = site.coded, frozenset()  # observe every operand
         self.observers[site.name] = make_operator(site, make, scalar)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -50,3 +51,12 @@ class Asked(NamedTuple):
     def range_slots(self) -> int:
         """How many of them are of the range."""
         return 0 if self.calibrated is None else 2
+
+    def laid_out(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The output, and x and the mask in its layout, so that all of them are walked through as they lie in memory."""
+        out = torch.empty_like(x)
+        out = out.contiguous() if self.in_order else out
+        if x.stride() != out.stride():
+            x = torch.empty_like(out).copy_(x)
+        where = None if self.where is None else torch.empty_like(out, dtype=torch.bool).copy_(self.where)
+        return out, x, where

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mbe_plugin.errors import BackendError
 from mbe_plugin.kernels import cupy_gpu, numba_cpu, triton_gpu
-from mbe_plugin.kernels.libraries import why_absent
+from mbe_plugin.kernels.libraries import why_absent, without_gpu
 
 # the host's rule: a kernel over all T steps is a matter of step mode 'm'; ours compute the decoded value of mode 's'
 SUPPORTED: dict[str, tuple[str, ...]] = {
@@ -138,11 +138,7 @@ def cupy_install() -> str:
 
 
 def _cupy() -> list[str]:
-    return [*why_absent("cupy", "CuPy", cupy_install()), *_without_gpu()]
-
-
-def _without_gpu() -> list[str]:
-    return [] if torch.cuda.is_available() else ["there is no CUDA GPU (torch.cuda.is_available() is False)"]
+    return [*why_absent("cupy", "CuPy", cupy_install()), *without_gpu()]
 
 
 _MISSING: dict[str, Callable[[], list[str]]] = {

@@ -51,6 +51,11 @@ def scale_by_power_of_two(x: Tensor, exponent: Tensor) -> Tensor:
     return x * power_of_two(half, x.dtype) * power_of_two(exponent - half, x.dtype)
 
 
+# kernels know them by their numbers here
+KINDS = ("none", "clip", "fraction", "exponent", "octave")
+POWERS = (1.0, -1.0, 0.5, -0.5)
+
+
 @dataclass(frozen=True)
 class Reduction:
     """x -> (reduced, exponent, active), and back: y -> y * 2^(power * exponent).
@@ -66,6 +71,10 @@ class Reduction:
     name: str
     kind: str
     power: float = 1.0
+
+    def one_sided(self, mirrored: bool) -> bool:
+        """Whether negative inputs read NaN: a mantissa around tables that are not mirrored."""
+        return self.kind in ("exponent", "octave") and not mirrored
 
     def accurate_range(self, dtype: torch.dtype, mirrored: bool) -> tuple[float, float] | None:
         """Least and largest input of a dtype that reads as accurately as the reduced interval; None for others.

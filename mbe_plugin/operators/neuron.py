@@ -149,8 +149,8 @@ class CalibratedNode(MBENode):
     def _without_range(self, counts: Tensor) -> Tensor:
         """Counts of a kernel that was _ranged() less those of the range, which are added to this neuron's."""
         left, lost = counts[-2], counts[-1]
-        self.outside += lost
-        self.beyond += left - lost
+        self.outside.add_(lost)
+        self.beyond.add_(left - lost)
         return counts[:-2]
 
     def numerators(self, scores: Tensor) -> tuple[Tensor, Tensor | None, Tensor] | None:
@@ -200,7 +200,7 @@ class CalibratedNode(MBENode):
 
     def count_inside(self, seen: int | Tensor, counts: Tensor) -> None:
         """Add what such a kernel has counted: elements, and of the range [2]."""
-        self.seen += seen
+        self.seen.add_(seen)
         self._without_range(counts)
 
     def decoded(self, x: Tensor, dim: int = -1) -> Tensor:
@@ -238,11 +238,11 @@ class CalibratedNode(MBENode):
         calibrated, accurate = self._limits(value.dtype)
         left = outside(value, calibrated, where)
         if accurate is not calibrated and hold(accurate, ends):
-            self.beyond += torch.count_nonzero(left)
+            self.beyond.add_(torch.count_nonzero(left))
             return
         lost = left if accurate is calibrated else outside(value, accurate, where)
-        self.outside += torch.count_nonzero(lost)
-        self.beyond += torch.count_nonzero(left) - torch.count_nonzero(lost)
+        self.outside.add_(torch.count_nonzero(lost))
+        self.beyond.add_(torch.count_nonzero(left) - torch.count_nonzero(lost))
         if ends is not None and not self.notice.given and bool(lost.any()):
             low, high = self.calibrated.tolist()
             self.notice.give(self.site, self.role, low, high, value[lost][0].item())

@@ -113,11 +113,13 @@ def spread(x: Tensor, where: Tensor | None, most: int | None) -> Tensor:
 class Observer(nn.Module):
     """Stands in for a neuron while calibration runs: the exact function, with statistics."""
 
-    def __init__(self, function: str, scalar: Scalar | None, site: str, role: str) -> None:
+    def __init__(
+        self, function: str, scalar: Scalar | None, site: str, role: str, spreads: bool = True
+    ) -> None:
         super().__init__()
         self.function, self.site, self.role = function, site, role
         self.scalar = scalar or FUNCTIONS[function].scalar
-        self.statistics = Statistics()
+        self.statistics = Statistics(spreads=spreads)
 
     def forward(self, x: Tensor, dim: int = -1, where: Tensor | None = None) -> Tensor:
         """f(x), after x (only the elements in ``where``) has been recorded."""

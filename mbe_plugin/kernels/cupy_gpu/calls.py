@@ -9,12 +9,8 @@ import torch
 from torch import Tensor
 
 from mbe_plugin.errors import BackendError
-from mbe_plugin.neuron.scaling import REDUCTIONS
+from mbe_plugin.neuron.scaling import KINDS, POWERS, REDUCTIONS
 from mbe_plugin.neuron.tables import TABLE_FIELDS
-
-# in the order of neuron.cuh's numbers for them
-KINDS = ("none", "clip", "fraction", "exponent", "octave")
-POWERS = (1.0, -1.0, 0.5, -0.5)
 
 _LIBRARY = torch.library.Library("mbe_plugin", "FRAGMENT")
 _LIBRARY.define(
@@ -50,7 +46,7 @@ def run(
         "power": POWERS.index(kind.power),
         "mirrored": mirrored,
         "octaves": octaves,
-        "one_sided": kind.kind in ("exponent", "octave") and not mirrored,
+        "one_sided": kind.one_sided(mirrored),
         "halving": halving,
         "time_steps": time_steps,
         "bases": bases,

@@ -10,27 +10,20 @@ from torch import Tensor
 
 from mbe_plugin.kernels.asked import Asked
 from mbe_plugin.kernels.numba_cpu import DTYPES, compiled, teams
-from mbe_plugin.neuron.scaling import REDUCTIONS
+from mbe_plugin.neuron.scaling import KINDS, POWERS, REDUCTIONS
 
 # compiled's numbers for them
 FORM = {name: number for number, name in enumerate(("identity", "first_spike", "closed", "steps"))}
-KIND = {name: number for number, name in enumerate(("none", "clip", "fraction", "exponent", "octave"))}
-POWER = {power: number for number, power in enumerate((1.0, -1.0, 0.5, -0.5))}
+KIND = {name: number for number, name in enumerate(KINDS)}
+POWER = {power: number for number, power in enumerate(POWERS)}
 SHARED = {name: number for number, name in enumerate(("", "tensor", "channel", "token"))}
 DTYPE = {dtype: number for number, dtype in enumerate(DTYPES)}
 
 
 def neuron(x: Tensor, asked: Asked) -> tuple[Tensor, Tensor, Tensor]:
     """operator.call on the CPU; float32, bfloat16 or float16."""
-    where, exponents = asked.where, asked.exponents
-    out = torch.empty_like(x)
-    if asked.in_order:
-        out = out.contiguous()
-        exponents = exponents if exponents is None else exponents.contiguous()
-    if x.stride() != out.stride():  # not dense: laid out as the output is
-        x = torch.empty_like(out).copy_(x)
-    if where is not None:
-        where = torch.empty_like(out, dtype=torch.bool).copy_(where)
+    out, x, where = asked.laid_out(x)
+    exponents = None if asked.exponents is None else asked.exponents.contiguous()
     tables = [table if table.is_contiguous() else table.contiguous() for table in asked.tables]
     time_steps, bases = tables[0].shape
     kind = REDUCTIONS[asked.reduction]
@@ -41,7 +34,7 @@ def neuron(x: Tensor, asked: Asked) -> tuple[Tensor, Tensor, Tensor]:
     arguments = array("q", (
         x.data_ptr(), out.data_ptr(), DTYPE[x.dtype], 0 if where is None else where.data_ptr(), counts.data_ptr(),
         counts.shape[1], ends.data_ptr(), FORM[asked.form], KIND[kind.kind], POWER[kind.power],
-        asked.mirrored, asked.octaves, kind.kind in ("exponent", "octave") and not asked.mirrored, asked.kept_bits,
+        asked.mirrored, asked.octaves, kind.one_sided(asked.mirrored), asked.kept_bits,
         time_steps, bases, tables[4].numel(),
         *(table.data_ptr() for table in tables), SHARED[asked.shared],
         0 if exponents is None else exponents.data_ptr(), prod(x.shape[asked.dim :][1:]) if exponents is not None else 1,

@@ -43,7 +43,7 @@ ARGUMENTS = (
 
 I32, U, F = np.int32, np.uint32, np.float32
 ZERO, ONE, HALF, INFINITY, NAN = F(0), F(1), F(0.5), F(np.inf), F(np.nan)
-SMALLEST_NORMAL, LARGEST_INSIDE = F(2.0**-126), F(1 - 2.0**-24)
+LARGEST_INSIDE = F(1 - 2.0**-24)
 LOG2_E, LOWEST, DEEPEST = (
     F(1.4426950408889634),
     F(-(2.0 - 2.0**-23) * 2.0**127),
@@ -707,7 +707,8 @@ def neuron(arguments, first, last, thread):
     per_bank = I32(a[BASES] // a[BANKS])
     row = bank if per_bank == 1 and form == CLOSED else np.zeros(BLOCK, I32)
     columns, at_step = np.empty((4, BLOCK), F), np.empty((4, BLOCK), F)
-    rows, of_steps = np.empty((a[BASES], 4), F), np.empty((a[TIME_STEPS], a[BASES], 4), F)
+    rows = np.empty((a[BASES], 4), F)
+    of_steps = np.empty((a[TIME_STEPS] if form == STEPS else 0, a[BASES], 4), F)
     counts = carray(int64s(a[COUNTS] + 8 * thread * slots), (slots,))
     by_digits = slots > 1 and form in (IDENTITY, CLOSED)
     digits, slots_of_digits, groups = (

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mbe_plugin.kernels.libraries import why_absent
+from mbe_plugin.kernels.libraries import why_absent, without_gpu
 
 INSTALL = "pip install triton"
 DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
@@ -20,10 +20,8 @@ LEAST_CAPABILITY = (8, 0)  # what the kernels are compiled for in the tests
 
 def missing() -> list[str]:
     """What keeps the backend from running here; nothing where it can."""
-    reasons = why_absent("triton", "Triton", INSTALL)
-    if not torch.cuda.is_available():
-        reasons.append("there is no CUDA GPU (torch.cuda.is_available() is False)")
-    elif torch.version.hip:
+    reasons = [*why_absent("triton", "Triton", INSTALL), *without_gpu()]
+    if torch.cuda.is_available() and torch.version.hip:
         reasons.append(
             f"this is a ROCm build of torch ({torch.version.hip}), and the kernels are for NVIDIA's GPUs"
         )

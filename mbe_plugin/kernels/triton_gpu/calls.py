@@ -22,7 +22,7 @@ Found = tuple[Tensor, Tensor, Tensor]
 
 def neuron(x: Tensor, asked: Asked, block: int = BLOCK) -> Found:
     """operator.call on a CUDA GPU, on torch's current stream; float32, bfloat16 or float16."""
-    out, x, where = _laid_out(x, asked)
+    out, x, where = asked.laid_out(x)
     slots = asked.slots
     found = torch.zeros(slots + KEYS, dtype=torch.int64, device=x.device)
     if x.numel() == 0:
@@ -34,16 +34,6 @@ def neuron(x: Tensor, asked: Asked, block: int = BLOCK) -> Found:
         else:
             _launch_elements(x, out, where, found, ends, asked, block)
     return out, ends, found[:slots]
-
-
-def _laid_out(x: Tensor, asked: Asked) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The output, and input and mask in its layout, so that all of them are walked through as they lie in memory."""
-    out = torch.empty_like(x)
-    out = out.contiguous() if asked.in_order else out
-    if x.stride() != out.stride():
-        x = torch.empty_like(out).copy_(x)
-    where = asked.where
-    return out, x, None if where is None else torch.empty_like(out, dtype=torch.bool).copy_(where)
 
 
 def bits(x: Tensor) -> Tensor:
@@ -85,7 +75,7 @@ def constants(asked: Asked) -> dict[str, Any]:
         "FORM": asked.form,
         "KIND": reduction.kind,
         "POWER": reduction.power,
-        "ONE_SIDED": reduction.kind in ("exponent", "octave") and not asked.mirrored,
+        "ONE_SIDED": reduction.one_sided(asked.mirrored),
         "MIRRORED": asked.mirrored,
         "OCTAVES": asked.octaves,
         "KEPT_BITS": asked.kept_bits,
