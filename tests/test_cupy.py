@@ -17,6 +17,7 @@ import torch
 from cuda_on_cpu import STREAM, FakeCupy, assembled, fake_cupy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from kernel_cases import fitted_neurons
 from networks import WIDTH, tokens
 from oracle import FAMILIES, any_inputs, any_tables, assert_same_bits, critical_inputs, laid_out, make_tables
 from spikingjelly.activation_based import functional, surrogate
@@ -32,7 +33,7 @@ from mbe_plugin.kernels.cupy_gpu import calls, kernel
 from mbe_plugin.kernels.cupy_gpu.base import CKernel2D, host_kernel_class
 from mbe_plugin.neuron.first_spike import first_spike_tables
 from mbe_plugin.neuron.scaling import REDUCTIONS
-from mbe_plugin.neuron.tables import Tables, mirrored_tables
+from mbe_plugin.neuron.tables import Tables
 from mbe_plugin.stepped import SteppedNode
 
 OUTPUTS, DTYPES = list(kernel.CORES), list(kernel.NUMBERS)
@@ -60,15 +61,8 @@ def node(tables: Tables, reduction: str = "none", **kwargs: Any) -> MBENode:
 
 def library() -> dict[str, MBENode]:
     """A neuron of every reduction, and of every form of tables that there is."""
-    functions = "gelu exp2 reciprocal rsqrt sqrt rsqrt_octave sqrt_octave identity".split()
-    nodes = {name: fit(name, time_steps=16, bases=64).node() for name in functions}
-    nodes["gelu T=4"] = fit("gelu", time_steps=4, bases=16).node()
-    nodes["signed reciprocal"] = node(
-        mirrored_tables(fit("reciprocal", time_steps=8, bases=8).tables), "reciprocal"
-    )
-    nodes["published gelu"] = fit("gelu", time_steps=8, bases=4, family="published").node()
-    nodes["published exp2"] = fit("exp2", time_steps=8, bases=4, family="published").node()
-    nodes["steps"] = node(identity_tables(8, 8), "identity", simulate="steps")
+    functions = "gelu exp2 reciprocal rsqrt sqrt rsqrt_octave sqrt_octave identity"
+    nodes = fitted_neurons(functions.split())
     nodes["identity T=20"] = node(identity_tables(20, 16), "identity")
     nodes["first spike"] = node(first_spike_tables(16, 8), "clip")
     nodes["shared scale"] = node(shared_scale_tables(4, 2))

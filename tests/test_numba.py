@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from kernel_cases import fitted_neurons, scores
 from networks import tokens, transformer
 from oracle import FAMILIES, any_inputs, any_tables, assert_same_bits, critical_inputs, laid_out, make_tables
 from sentences import EVALUATION
@@ -22,7 +23,7 @@ from mbe_plugin.fitting.segments import identity_tables, shared_scale_tables
 from mbe_plugin.kernels import operator
 from mbe_plugin.neuron.first_spike import first_spike_tables
 from mbe_plugin.neuron.scaling import REDUCTIONS
-from mbe_plugin.neuron.tables import Tables, mirrored_tables
+from mbe_plugin.neuron.tables import Tables
 from mbe_plugin.operators import CalibratedNode, SharedScaleNode, Softmax, softmax
 
 pytest.importorskip("numba", reason="pip install 'mbe_plugin[fast]'")
@@ -34,15 +35,8 @@ def node(tables: Tables, reduction: str = "none", **kwargs: Any) -> MBENode:
 
 def library() -> dict[str, MBENode]:
     """A neuron of every reduction and family of tables that conversion makes."""
-    functions = "gelu silu tanh exp2 reciprocal rsqrt sqrt rsqrt_octave sqrt_octave log2 sin identity".split()
-    nodes = {name: fit(name, time_steps=16, bases=64).node() for name in functions}
-    nodes["gelu T=4"] = fit("gelu", time_steps=4, bases=16).node()
-    nodes["signed reciprocal"] = node(
-        mirrored_tables(fit("reciprocal", time_steps=8, bases=8).tables), "reciprocal"
-    )
-    nodes["published gelu"] = fit("gelu", time_steps=8, bases=4, family="published").node()
-    nodes["published exp2"] = fit("exp2", time_steps=8, bases=4, family="published").node()
-    nodes["steps"] = node(identity_tables(8, 8), "identity", simulate="steps")
+    functions = "gelu silu tanh exp2 reciprocal rsqrt sqrt rsqrt_octave sqrt_octave log2 sin identity"
+    nodes = fitted_neurons(functions.split())
     for time_steps, bases in ((16, 8), (4, 2), (20, 16)):
         nodes[f"identity {time_steps}, {bases}"] = node(identity_tables(time_steps, bases), "identity")
         nodes[f"first spike {time_steps}, {bases}"] = node(first_spike_tables(time_steps, bases), "clip")
@@ -277,19 +271,6 @@ def test_the_operator_without_numba_says_so(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 # softmax and whole networks
-
-
-def scores(*shape: int) -> Tensor:
-    """Rows of scores with masks of both kinds, a row masked throughout, infinities and NaN."""
-    x = torch.randn(shape) * 5
-    rows = x.view(-1, shape[-1])
-    rows[1, ::2] = -torch.inf
-    rows[2, 1:] = torch.finfo(torch.float32).min
-    rows[3] = -torch.inf
-    rows[4, 0], rows[5, -1], rows[6, 0] = torch.inf, torch.nan, -torch.nan
-    rows[7] *= 40  # weights too small to be sent
-    rows[8] = 1e-42
-    return x
 
 
 @pytest.mark.filterwarnings("ignore::mbe_plugin.RangeWarning")

@@ -11,6 +11,7 @@ from unittest import mock
 import pytest
 import torch
 from interpreter import Interpreter, interpreter
+from kernel_cases import counted_forward, scores
 from networks import WIDTH, tokens, transformer
 from oracle import FAMILIES, assert_same_bits, critical_inputs, laid_out, make_tables
 from torch import Tensor, nn
@@ -190,19 +191,6 @@ def test_shared_scales(everywhere: None, scale: str, dtype: torch.dtype) -> None
 # softmax and whole networks
 
 
-def scores(*shape: int) -> Tensor:
-    """Rows of scores with masks of both kinds, a row masked throughout, infinities and NaN."""
-    x = torch.randn(shape) * 5
-    rows = x.view(-1, shape[-1])
-    rows[1, ::2] = -torch.inf
-    rows[2, 1:] = torch.finfo(torch.float32).min
-    rows[3] = -torch.inf
-    rows[4, 0], rows[5, -1], rows[6, 0] = torch.inf, torch.nan, -torch.nan
-    rows[7] *= 40  # weights too small to be sent
-    rows[8] = 1e-42
-    return x
-
-
 def softmax(family: str) -> Softmax:
     found = fit("exp2", time_steps=4, bases=16 if family == "routed" else 4, family=family)
 
@@ -260,17 +248,7 @@ def test_rows_longer_than_a_program_takes_at_once(kernel: Kernel) -> None:
 )
 def test_a_network_gives_the_same_bits_counts_and_ranges(everywhere: None, config: MBEConfig) -> None:
     snn = mbe_plugin.convert(transformer(depth=1), [tokens()], replace(config, backend="torch"))
-    found = []
-    for backend in ("auto", "torch"):
-        mbe_plugin.set_backend(snn, backend)
-        nodes = [n for n in snn.modules() if isinstance(n, CalibratedNode)]
-        for neuron in nodes:
-            neuron.reset_counts()
-        with torch.no_grad(), mbe_plugin.count_spikes(snn) as spikes:
-            y = snn(tokens(seed=3) * 3)
-        ranges = [(int(n.seen), int(n.outside), int(n.beyond)) for n in nodes]
-        events = {key: (n.counts.tolist(), n.tally.tolist()) for key, n in spikes.neurons.items()}
-        found.append((y, ranges, events))
+    found = [counted_forward(snn, backend, tokens(seed=3) * 3) for backend in ("auto", "torch")]
     assert_same_bits(found[0][0], found[1][0])
     assert found[0][1:] == found[1][1:]
 

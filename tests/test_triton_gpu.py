@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from kernel_cases import counted_forward
 from networks import tokens, transformer
 from oracle import assert_same_bits, critical_inputs
 from torch import Tensor, nn
@@ -168,17 +169,7 @@ def test_compile_keeps_it_whole() -> None:
 )
 def test_a_network_gives_torchs_bits_counts_and_ranges(config: MBEConfig) -> None:
     snn = mbe_plugin.convert(transformer(), [tokens()], config).cuda()
-    x = tokens(seed=3).cuda() * 3
-    nodes = [n for n in snn.modules() if isinstance(n, CalibratedNode)]
-    found = []
-    for backend in ("triton", "torch"):
-        mbe_plugin.set_backend(snn, backend)
-        for neuron in nodes:
-            neuron.reset_counts()
-        with torch.no_grad(), mbe_plugin.count_spikes(snn) as spikes:
-            y = snn(x).cpu()
-        ranges = [(int(n.seen), int(n.outside), int(n.beyond)) for n in nodes]
-        found.append((y, ranges, {key: n.counts.tolist() for key, n in spikes.neurons.items()}))
+    found = [counted_forward(snn, backend, tokens(seed=3).cuda() * 3) for backend in ("triton", "torch")]
     assert_same_bits(found[0][0], found[1][0])
     assert found[0][1:] == found[1][1:]
 
