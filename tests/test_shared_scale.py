@@ -1,4 +1,4 @@
-"""operators/neuron.py: identities whose scale many elements share count what saturates."""
+"""operators/shared_scale.py: identities whose scale many elements share count what saturates."""
 
 from __future__ import annotations
 

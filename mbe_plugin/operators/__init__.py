@@ -2,9 +2,10 @@
 
 from mbe_plugin.operators.base import SpikingOperator
 from mbe_plugin.operators.encoded import EncodedCall, Memo, Power, Quotient
-from mbe_plugin.operators.neuron import CalibratedNode, NeuronFactory, SharedScaleNode
+from mbe_plugin.operators.neuron import CalibratedNode, NeuronFactory
 from mbe_plugin.operators.normalization import BatchNorm, GroupNorm, LayerNorm, NormalizationUnit, RMSNorm
 from mbe_plugin.operators.observer import Observer, Statistics
+from mbe_plugin.operators.shared_scale import SharedScaleNode
 from mbe_plugin.operators.softmax import Attention, Softmax
 from mbe_plugin.operators.unary import Exponential, Logarithm, Periodic, Rectifier, Unary
 
