@@ -15,7 +15,7 @@ sys.path.append(str(Path(__file__).resolve().parents[2]))  # the benchmarks are 
 pytest.importorskip("torchvision")
 pytest.importorskip("transformers")
 
-from benchmarks.host_recipes import OURS, as_torchvision, converters  # noqa: E402  # after the check
+from benchmarks.host_recipes import OURS, as_torchvision, converters  # after the check
 
 
 @pytest.fixture(scope="module")
