@@ -71,6 +71,8 @@ def main() -> None:
     rows = [measure(ann, recorded, batches, *setting) for setting in tqdm(SETTINGS)]
     text = "\n".join(
         [
+            "# The first-spike code and dead zones",
+            "",
             table(rows),
             "",
             ENERGY,
