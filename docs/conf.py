@@ -7,6 +7,7 @@ the names listed in api.md their docstrings.
 
 from __future__ import annotations
 
+import posixpath
 import re
 from pathlib import Path
 from typing import Any
@@ -28,13 +29,14 @@ myst_heading_anchors = 4  # as GitHub makes them
 myst_enable_extensions: list[str] = []
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
-autodoc_default_options = {"members": True, "show-inheritance": False}
+autodoc_default_options = {"members": True}
 pygments_style = "friendly"
 linkcheck_timeout = 20
 
-ENTRY = re.compile(r"^- \[.*?\]\((?!http)(.*?)\.md\)", re.MULTILINE)
+ENTRY = re.compile(r"^- \[(.*?)\]\((.*?)\.md\)", re.MULTILINE)
 NAME = re.compile(r"^- `(mbe_plugin[\w.]*)`$", re.MULTILINE)
 
+PART = re.compile(r"(Raises|Returns) |[a-z]\w*(, [a-z]\w*)*: ")
 MARKUP = re.compile(r"``.*?``|[*|]|_(?=\W)")
 
 
@@ -43,7 +45,7 @@ def contents(page: str) -> str:
     trees = []
     for part in page.split("\n### ")[1:]:
         caption, entries = part.split("\n", 1)[0], ENTRY.findall(part)
-        listed = "\n".join(f"/{(Path('/docs') / e).resolve().relative_to('/')}" for e in entries)
+        listed = "\n".join(f"{title} <{posixpath.normpath(f'/docs/{page}')}>" for title, page in entries)
         trees.append(f"```{{toctree}}\n:hidden:\n:caption: {caption}\n\n{listed}\n```\n")
     return "\n" + "\n".join(trees)
 
@@ -68,8 +70,13 @@ def complete(app: Any, docname: str, source: list[str]) -> None:
 
 
 def plain(app: Any, what: str, name: str, of: Any, options: Any, lines: list[str]) -> None:
-    """Our docstrings are prose with literals: stars, bars and final underscores mean themselves."""
-    lines[:] = [MARKUP.sub(lambda m: m[0] if m[0].startswith("``") else f"\\{m[0]}", line) for line in lines]
+    """Our docstrings are prose with literals: stars, bars and final underscores mean themselves.
+
+    A line that begins with an argument's name, and what is returned and raised, begins a paragraph.
+    """
+    for number in reversed(range(len(lines))):
+        line = MARKUP.sub(lambda m: m[0] if m[0].startswith("``") else f"\\{m[0]}", lines[number])
+        lines[number : number + 1] = ["", line] if PART.match(line) else [line]
 
 
 def enter(app: Any, error: Exception | None) -> None:
