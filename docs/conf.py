@@ -76,7 +76,8 @@ def plain(app: Any, what: str, name: str, of: Any, options: Any, lines: list[str
     """
     for number in reversed(range(len(lines))):
         line = MARKUP.sub(lambda m: m[0] if m[0].startswith("``") else f"\\{m[0]}", lines[number])
-        lines[number : number + 1] = ["", line] if PART.match(line) else [line]
+        begins = PART.match(line) and lines[number - 1].endswith(".")
+        lines[number : number + 1] = ["", line] if begins else [line]
 
 
 def enter(app: Any, error: Exception | None) -> None:

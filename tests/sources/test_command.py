@@ -170,7 +170,8 @@ def test_a_wrong_option_is_exit_code_2(
 
 
 def test_in_a_process_of_its_own(bert_folder: Path, sentences: Path, tmp_path: Path) -> None:
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    # an old SpikingJelly's warning about torch.jit.script would be no surprise
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
 
     def process(*arguments: object) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "mbe_plugin", *map(str, arguments)]
