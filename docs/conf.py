@@ -13,9 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from mbe_plugin import __version__
-from mbe_plugin.env import hide_broken_torchaudio
-
-hide_broken_torchaudio()
 
 project, author, release = "mbe_plugin", "The mbe_plugin authors", __version__
 copyright = "the mbe_plugin authors, Apache-2.0"

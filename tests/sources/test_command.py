@@ -181,7 +181,7 @@ def test_in_a_process_of_its_own(bert_folder: Path, sentences: Path, tmp_path: P
 
     made = process("convert", bert_folder, "--calibration", sentences, "--out", "snn")
     assert made.returncode == 0, made.stderr
-    assert made.stderr == ""  # no bars where nobody looks
+    assert "%|" not in made.stderr  # no bars where nobody looks
     assert made.stdout.splitlines()[-1].startswith("written to snn")
     refused = process("report", "nowhere")
     assert (refused.returncode, refused.stdout) == (1, "")
