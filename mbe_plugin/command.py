@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         options.run(options, parser)
-    except (MBEError, ImportError) as refused:
+    except (MBEError, ImportError, OSError) as refused:
         print(f"error: {refused}", file=sys.stderr)
         return 1
     return 0
