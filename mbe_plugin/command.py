@@ -63,7 +63,7 @@ def _convert(options: argparse.Namespace, parser: argparse.ArgumentParser) -> No
     hide_broken_torchaudio()
     source = open_model(options.model)
     batches = read_batches(source, options.calibration, options.items, options.batch)
-    bar = sys.stderr.isatty() and find_spec("tqdm") is not None
+    bar = find_spec("tqdm") is not None
     snn = mbe_plugin.convert(source.model, batches, config, copy=False, progress=bar)
     source.write(options.out)
     mbe_plugin.save(snn, options.out)

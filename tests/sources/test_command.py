@@ -146,7 +146,9 @@ def test_what_is_refused_is_one_sentence_and_exit_code_1(
     assert said_of_target.endswith("is there already and holds something else; take a new folder for --out")
     assert "mbe.json does not exist" in said("report", tmp_path)
     (tmp_path / "file").write_text("")
-    assert "file" in said("convert", bert_folder, "--calibration", sentences, "--out", tmp_path / "file" / "snn")
+    assert "file" in said(
+        "convert", bert_folder, "--calibration", sentences, "--out", tmp_path / "file" / "snn"
+    )
     assert not (tmp_path / "snn").exists()
 
 
