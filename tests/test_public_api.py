@@ -105,7 +105,18 @@ def test_every_public_object_is_documented() -> None:
 
 @pytest.mark.parametrize(
     "package",
-    ["", ".analysis", ".conversion", ".env", ".fitting", ".kernels", ".neuron", ".operators", ".recording"],
+    [
+        "",
+        ".analysis",
+        ".conversion",
+        ".env",
+        ".fitting",
+        ".kernels",
+        ".neuron",
+        ".operators",
+        ".recording",
+        ".sources",
+    ],
 )
 def test_every_package_lists_its_names_sorted(package: str) -> None:
     module = __import__(f"mbe_plugin{package}", fromlist=["__all__"])

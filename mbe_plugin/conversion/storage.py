@@ -31,6 +31,7 @@ from mbe_plugin.operators import CalibratedNode, SpikingOperator, Statistics
 from mbe_plugin.operators.description import buffers_of, described, missing_from, restored
 from mbe_plugin.operators.softmax import WEIGHT
 from mbe_plugin.recording import Latency, NeuronEvents, Recording
+from mbe_plugin.sources.models import is_of_timm, open_model
 
 FORMAT = 3
 TENSORS, DESCRIPTION = "mbe.safetensors", "mbe.json"
@@ -76,8 +77,9 @@ def load(
 ) -> nn.Module:
     """The converted network that save() wrote, bit for bit, around ``model``'s weights.
 
-    model: the ANN that was converted; left as it is. Without it, ``folder`` must be what a Hugging Face
-    model's ``save_pretrained`` wrote. check_weights=False allows other weights of the same shapes.
+    model: the ANN that was converted; left as it is. Without it, ``folder`` must hold it, too, as a Hugging Face
+    model's ``save_pretrained`` or ``timm.models.save_for_hf`` (as safetensors) writes it. check_weights=False allows
+    other weights of the same shapes.
     Raises StorageError for another model, other weights, a missing or altered file or tensor, or another format.
     """
     folder = Path(folder)
@@ -217,6 +219,8 @@ def _check_model(model: nn.Module, description: dict[str, Any], check_weights: b
 def _pretrained(folder: Path, description: dict[str, Any]) -> nn.Module:
     if not (folder / "config.json").is_file():
         raise StorageError(f"{folder} holds no Hugging Face model (config.json); pass the model to load()")
+    if is_of_timm(folder):
+        return open_model(folder).model
     import transformers
 
     cls = getattr(transformers, description["model_class"], None)
