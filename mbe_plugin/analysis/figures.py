@@ -15,7 +15,7 @@ from torch import nn
 from mbe_plugin.analysis import rows
 from mbe_plugin.analysis.closeness import Outputs
 from mbe_plugin.analysis.colours import ANN, OKABE_ITO, SIDE_EVENTS, SNN, SPIKES, place_of
-from mbe_plugin.analysis.rows.places import Row
+from mbe_plugin.analysis.rows.places import Row, layer_ticks
 from mbe_plugin.analysis.rows.sent import ELEMENTS
 from mbe_plugin.config import MBEConfig
 from mbe_plugin.conversion import Calibration
@@ -160,9 +160,8 @@ def _along_the_forward(axes: Any, found: Sequence[Row], name: str) -> None:
         if chosen:
             style = _style(place)
             axes.plot(*zip(*chosen, strict=True), linestyle="", markersize=5, label=operator, **style)
-    starts = [x for x, row in enumerate(found) if not x or row["layer"] != found[x - 1]["layer"]]
-    starts = starts[:: -(-len(starts) // TICKS) or 1]
-    axes.set_xticks(starts, [found[x]["layer"] for x in starts], rotation=35, ha="right", fontsize=8)
+    ticks = layer_ticks(found, TICKS)
+    axes.set_xticks(list(ticks), list(ticks.values()), rotation=35, ha="right", fontsize=8)
     axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -32,6 +33,20 @@ def layer_of(site: str) -> str:
 def place(site: str, operators: dict[str, str]) -> Row:
     """The first cells of a site's rows; also of a module's, for what lies between sites."""
     return {"site": site, "layer": layer_of(site), "operator": operators.get(site, BETWEEN)}
+
+
+def layer_ticks(found: Sequence[Row], most: int) -> dict[int, str]:
+    """Names of layers for an axis along rows that stand in the order of the forward, by the place where each begins.
+
+    At most so many, none closer to the last than that allows.
+    """
+    ticks: dict[int, str] = {}
+    apart = len(found) / most
+    for start, row in enumerate(found):
+        begins = not start or row["layer"] != found[start - 1]["layer"]
+        if begins and (not ticks or start - max(ticks) >= apart):
+            ticks[start] = row["layer"]
+    return ticks
 
 
 def neurons_at(snn: nn.Module, site: str) -> dict[str, CalibratedNode]:
