@@ -1,4 +1,4 @@
-"""The pages of docs/hosts/, and docs/energy.md, are sessions: their Python blocks run, in order and in one namespace.
+"""The pages of docs/hosts/, docs/energy.md and docs/report.md are sessions: their blocks run, in order, in one namespace.
 
 A page's first line may say what it needs: ``<!-- needs: module -->`` or ``<!-- needs: module attribute -->``; where the
 installed hosts lack it, the page is skipped with that reason.
@@ -16,7 +16,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = [*sorted((ROOT / "docs" / "hosts").glob("*.md")), ROOT / "docs" / "energy.md"]
+PAGES = [
+    *sorted((ROOT / "docs" / "hosts").glob("*.md")),
+    ROOT / "docs" / "energy.md",
+    ROOT / "docs" / "report.md",
+]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 NEEDS = re.compile(r"<!-- needs: (\S+)(?: (\S+))? -->")
 
