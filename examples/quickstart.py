@@ -33,7 +33,7 @@ def main() -> None:
     snn, seconds = convert(ann, padded_batches(tokenizer, calibration_sentences(options.calibration)), config)
     batches = equal_length_batches(tokenizer, sentences)
     with (
-        tqdm(total=len(batches), desc="comparing with the ANN") as bar,
+        tqdm(total=len(batches), desc="comparing with the ANN", disable=None) as bar,
         mbe_plugin.count_spikes(snn) as spikes,
     ):
         closeness = compare(ann, snn, batches, bar.update)
