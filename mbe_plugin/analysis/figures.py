@@ -31,8 +31,10 @@ Line = Sequence[tuple[float, float, str]]
 def firing_rate(snn: nn.Module, batch: Any = None, *, ax: Any = None) -> Any:
     """Every neuron's firing rate, in the order of the forward; a mark for each operator."""
     axes = _axes(ax)
-    _along_the_forward(axes, rows.firing_rate(snn, batch), "firing_rate")
-    axes.set(ylabel="firing rate", ylim=(0, None), title="Firing rate per layer")
+    found = rows.firing_rate(snn, batch)
+    _along_the_forward(axes, found, "firing_rate")
+    most = max((row["firing_rate"] for row in found), default=1.0)
+    axes.set(ylabel="firing rate", ylim=(0, 1.1 * most or 1.0), title="Firing rate per layer")
     return axes
 
 
@@ -63,7 +65,7 @@ def events(snn: nn.Module, batch: Any = None, *, ax: Any = None) -> Any:
     )
     axes.invert_yaxis()
     axes.set(xlabel="events sent", title="Events by operator")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="lower right")
     return axes
 
 
@@ -82,7 +84,7 @@ def energy(
     axes.set(
         xlabel="µJ", title=f"Energy by operator{share}\n(accounting {accounting!r}, baseline {baseline})"
     )
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="lower right")
     return axes
 
 
