@@ -25,9 +25,11 @@ from mbe_plugin import (
     Report,
     convert,
     energy,
+    load,
     record,
     report,
     reset_counts,
+    save,
 )
 from mbe_plugin.neuron.dynamics import reference_spikes
 from mbe_plugin.operators import CalibratedNode
@@ -283,6 +285,26 @@ def test_a_report_is_plain_data_as_before(snn: nn.Module, tmp_path: Path) -> Non
         assert copied == found
         with pytest.raises(ConversionError, match="copied or loaded without its network"):
             copied.save_html(tmp_path / "page.html")
+
+
+def test_a_network_from_a_folder_has_the_same_page(snn: nn.Module, tmp_path: Path) -> None:
+    save(snn, tmp_path / "snn")
+    loaded = load(tmp_path / "snn", transformer())
+    reset_counts(snn)
+    before, after = page_of(snn, tmp_path), page_of(loaded, tmp_path)
+    assert after.tables == before.tables
+    assert all(after.data[part] == before.data[part] for part in ("neurons", "curves"))
+    assert after.sites == before.sites
+
+
+def test_a_small_share_outside_is_not_rounded_to_nothing(tmp_path: Path) -> None:
+    snn = convert(nn.Sequential(nn.GELU()), [tokens()], MBEConfig(time_steps=4))
+    x = torch.zeros(200, 1000)
+    x[0, 0] = 100.0
+    with pytest.warns(RangeWarning):
+        page = page_of(snn, tmp_path, x)
+    assert {row[8][0] for row in page.tables["ranges"]} == {"5.0e-06"}
+    assert page.data["neurons"]["0:gelu|neuron"]["facts"]["outside its range"] == "5.0e-06"
 
 
 def test_a_network_of_the_published_neurons_has_a_page(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def _facts(n: NeuronReport) -> Iterator[tuple[str, str]]:
     yield "fit error", f"{n.fit_error:.1e}"
     yield "spikes per element, first calibration batch", f"{n.spikes:.2f}"
     yield "seen since", f"{n.seen:,}"
-    yield "outside its range", f"{n.outside:.2%}"
+    yield "outside its range", f"{n.outside:.1e}" if n.outside else "0"
 
 
 def _unit(node: CalibratedNode) -> str:

@@ -150,8 +150,8 @@ _RANGES = (
     ),
     Column("spikes", "spikes", "Per element, on the first calibration batch.", _short),
     Column("seen", "seen", "Values met since the conversion, or the last reset_counts.", _count),
-    Column("outside", "outside", "The share of them outside the range that lost accuracy by it.", _share),
-    Column("beyond", "beyond", "The share outside the range that was decoded as accurately.", _share),
+    Column("outside", "outside", "The share of them outside the range that lost accuracy by it.", _small),
+    Column("beyond", "beyond", "The share outside the range that was decoded as accurately.", _small),
 )
 _OF_NEURON = ("site", *(column.name for column in _RANGES))
 
