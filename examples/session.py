@@ -7,7 +7,8 @@
 #
 #     pip install '.[quickstart,html]'
 #
-# This is `examples/session.py`, and the same in cells is `examples/session.ipynb` (`jupytext --sync` keeps them equal).
+# This is `examples/session.py`; in cells it is `examples/session.ipynb`, made by `jupytext --to ipynb --execute session.py`
+# in this folder (`pip install '.[notebook]'`).
 
 # %%
 from collections.abc import Sequence

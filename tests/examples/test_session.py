@@ -20,7 +20,7 @@ def cells(name: str) -> list[tuple[str, str]]:
 
 
 def test_script_and_notebook_are_the_same() -> None:
-    """`jupytext --sync examples/session.py` makes them so."""
+    """`jupytext --to ipynb --execute session.py` makes them so."""
     script, notebook = cells("session.py"), cells("session.ipynb")
     assert script == notebook
     assert len(script) > 10
