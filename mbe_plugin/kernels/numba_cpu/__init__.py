@@ -22,6 +22,6 @@ def missing() -> list[str]:
 
 def refusal(x: Tensor) -> str | None:
     """Why there is no kernel for this input, or None."""
-    if x.device.type != "cpu":
+    if not x.is_cpu:
         return f"an input on {x.device}"
     return None if x.dtype in DTYPES else f"an input of {x.dtype}"

@@ -33,12 +33,13 @@ LINEAR, INVERSE, ROOT, INVERSE_ROOT = range(4)
 OWN, TENSOR, CHANNEL, TOKEN = range(4)  # who has a scale in common
 ARGUMENTS = (
     "input output dtype where counts slots ends form kind power mirrored octaves one_sided kept_bits time_steps bases "
-    "banks threshold reset intensity weight bias offset gain breakpoints shared exponents inner along scores"
+    "banks threshold reset intensity weight bias offset gain breakpoints shared exponents inner along scores "
+    "calibrated accurate_low accurate_high seen outside beyond lost"
 ).split()
 (
     INPUT, OUTPUT, DTYPE, WHERE, COUNTS, SLOTS, ENDS, FORM, KIND, POWER, MIRRORED, OCTAVES, ONE_SIDED, KEPT_BITS,
     TIME_STEPS, BASES, BANKS, THRESHOLD, RESET, INTENSITY, WEIGHT, BIAS, OFFSET, GAIN, BREAKPOINTS, SHARED, EXPONENTS,
-    INNER, ALONG, SCORES,
+    INNER, ALONG, SCORES, CALIBRATED, ACCURATE_LOW, ACCURATE_HIGH, SEEN, OUTSIDE, BEYOND, LOST,
 ) = range(len(ARGUMENTS))  # fmt: skip
 
 I32, U, F = np.int32, np.uint32, np.float32
@@ -49,6 +50,8 @@ LOG2_E, LOWEST, DEEPEST = (
     F(-(2.0 - 2.0**-23) * 2.0**127),
     F(-125.0),
 )  # operators.softmax's
+LARGEST = F((2.0 - 2.0**-23) * 2.0**127)
+LARGEST_BFLOAT16, LARGEST_FLOAT16 = F((2.0 - 2.0**-7) * 2.0**127), F(65504.0)
 SQRT2, INVERSE_SQRT2 = F(2.0**0.5), F(2.0**-0.5)
 MAGNITUDE, FIELD, MANTISSA = 0x7FFFFFFF, 0xFF, 0x7FFFFF
 
@@ -97,6 +100,18 @@ def call_kernel(context: Any, kernel: Any, arguments: Any, first: Any, last: Any
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 5), build
+
+
+@intrinsic
+def add_to(context: Any, address: Any, number: Any) -> Any:
+    """Add to the integer at an address, which other threads may be adding to."""
+
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = context.get_value_type(types.int64).as_pointer()
+        builder.atomic_rmw("add", builder.inttoptr(args[0], kind), args[1], "monotonic")
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), build
 
 
 @intrinsic
@@ -194,12 +209,16 @@ def write(a, first, count, y):
     short = carray(uint16s(a[OUTPUT] + 2 * first), (BLOCK,))
     if a[DTYPE] == BFLOAT16:
         for j in range(count):
-            bits = U(bits_of(y[j]))
-            rounded = U((bits + 0x7FFF) + ((bits >> 16) & 1)) >> 16
-            short[j] = np.uint16(rounded if y[j] == y[j] else 0x7FC0)
+            short[j] = np.uint16(to_bfloat(U(bits_of(y[j]))) if y[j] == y[j] else 0x7FC0)
     else:
         for j in range(count):
             short[j] = np.uint16(to_half(U(bits_of(y[j]))))
+
+
+@stage
+def to_bfloat(bits):
+    """The bfloat16 number nearest to a float32 number that is no NaN, of two the even one."""
+    return U(U((bits + 0x7FFF) + ((bits >> 16) & 1)) >> 16)
 
 
 @stage
@@ -225,6 +244,55 @@ def update_ends(x, count, ends):
         ordered = I32(bits ^ ((bits >> 31) & MAGNITUDE))
         low, high = min(low, ordered), max(high, ordered)
     ends[0], ends[1] = low, high
+
+
+@stage
+def clear_ends(ends):
+    """No float so far."""
+    ends[0], ends[1] = 0x7FFFFFFF, -0x80000000
+
+
+@stage
+def as_compared(a, limit):
+    """A limit of a range as torch compares it with inputs of their dtype: no larger than those are, and rounded to it."""
+    if a[DTYPE] == FLOAT32:
+        return min(max(limit, -LARGEST), LARGEST)
+    most = LARGEST_BFLOAT16 if a[DTYPE] == BFLOAT16 else LARGEST_FLOAT16
+    bits = U(bits_of(min(max(limit, -most), most)))
+    return float_of(U(to_bfloat(bits) << 16)) if a[DTYPE] == BFLOAT16 else from_half(to_half(bits))
+
+
+@stage
+def limits_of(a, limits):
+    """The calibrated range, and that in which accuracy is kept, which holds it; [4]."""
+    given = carray(float32s(a[CALIBRATED]), (2,))
+    low, high = float_of(I32(a[ACCURATE_LOW])), float_of(I32(a[ACCURATE_HIGH]))
+    limits[0], limits[1] = as_compared(a, given[0]), as_compared(a, given[1])
+    limits[2], limits[3] = min(limits[0], as_compared(a, low)), max(limits[1], as_compared(a, high))
+
+
+@stage
+def count_range(count, x, asked, ends, limits, found):
+    """Those asked about, how many leave the calibrated range, and how many are decoded worse; added to found [3]."""
+    low, high, least, most = limits
+    all_inside = (in_order(ends[0]) >= low) & (in_order(ends[1]) <= high)
+    for j in range(count):
+        found[0] += asked[j]
+    if all_inside:
+        return
+    for j in range(count):
+        found[1] += I32(not ((x[j] >= low) & (x[j] <= high))) & asked[j]
+        found[2] += I32(not ((x[j] >= least) & (x[j] <= most))) & asked[j]
+
+
+@stage
+def note_range(a, found):
+    """What count_range found, added to the neuron's counters; the third to LOST, too."""
+    add_to(a[SEEN], found[0])
+    if found[1]:
+        add_to(a[OUTSIDE], found[2])
+        add_to(a[BEYOND], found[1] - found[2])
+        add_to(a.ctypes.data + 8 * LOST, found[2])
 
 
 @stage
@@ -588,6 +656,21 @@ def row_shift(a, first):
 
 
 @stage
+def row_shifts(a, first, start, count, shifts):
+    """row_shift of each element's row, for a block that begins at ``start``; shifts [BLOCK + 1] keeps the last one's."""
+    latest, place, stop = shifts[BLOCK], start, start + count
+    while place < stop:
+        past = (place - first) % a[SCORES]
+        if past == 0:
+            latest = row_shift(a, place)
+        end = min(place - past + a[SCORES], stop)
+        for j in range(place - start, end - start):
+            shifts[j] = latest
+        place = end
+    shifts[BLOCK] = latest
+
+
+@stage
 def in_log2(score):
     """A score in units of log 2; a mask that is finite stays finite."""
     power = score * LOG2_E
@@ -595,10 +678,10 @@ def in_log2(score):
 
 
 @stage
-def below(count, x, shift, asked):
-    """The scores in units of log 2 below the row's shift, in place, 0 for what is not sent; asked: what is."""
+def below(count, x, shifts, asked):
+    """The scores in units of log 2 below their rows' shifts, in place, 0 for what is not sent; asked: what is."""
     for j in range(count):
-        z = in_log2(x[j]) - shift
+        z = in_log2(x[j]) - shifts[j]
         sent = (z > DEEPEST) & (x[j] != -INFINITY)
         asked[j] = I32(sent)
         x[j] = z if sent | (z != z) else ZERO
@@ -695,7 +778,7 @@ def spread(a, groups, found, counts):
 )
 def neuron(arguments, first, last, thread):
     """Elements first .. last - 1 of a call, by one of its threads; ARGUMENTS says what each number stands for."""
-    a = carray(arguments, (SCORES + 1,))
+    a = carray(arguments, (LOST + 1,))
     x, y = np.empty(BLOCK, F), np.empty(BLOCK, F)
     reduced = x if a[KIND] == NONE else np.empty(BLOCK, F)
     compared = np.empty(BLOCK, F) if a[OCTAVES] or a[MIRRORED] else reduced
@@ -719,25 +802,31 @@ def neuron(arguments, first, last, thread):
     words = np.zeros(slots_of_digits * groups, np.uint64)
     found = np.zeros(slots_of_digits * groups * 8, np.uint16)
     bytes_of_words = words.view(np.uint8)
-    ends = np.empty(2, I32)
-    ends[0], ends[1] = 0x7FFFFFFF, -0x80000000
+    ends, ends_of_block = np.empty(2, I32), np.empty(2, I32)
+    clear_ends(ends)
+    ranged, limits_of_range, beyond_range = a[CALIBRATED] != 0, np.empty(4, F), np.zeros(3, np.int64)
+    if ranged:
+        limits_of(a, limits_of_range)
     cells, per_unit, most = 0, ZERO, 0
     if form >= CLOSED:
         cells, per_unit, most = cells_of(a, last - first, before, limits)
         rows_of_bases(a, rows)
     if form == STEPS:
         rows_of_steps(a, of_steps)
-    start, end_of_row, shift_of_row, until_spread = first, last, ZERO, UNTIL_SPREAD
+    start, until_spread, shifts = first, UNTIL_SPREAD, np.empty(BLOCK + 1, F)
     while start < last:
-        if scores and (start - first) % scores == 0:
-            end_of_row, shift_of_row = start + scores, row_shift(a, start)
-        count = min(end_of_row - start, BLOCK)
+        count = min(last - start, BLOCK)
         read(a, start, count, x)
         if scores:
-            below(count, x, shift_of_row, asked)
+            row_shifts(a, first, start, count, shifts)
+            below(count, x, shifts, asked)
         else:
             ask(a, start, count, asked)
-        if shared != CHANNEL:
+        if ranged:
+            clear_ends(ends_of_block)
+            update_ends(x, count, ends_of_block)
+            count_range(count, x, asked, ends_of_block, limits_of_range, beyond_range)
+        elif shared != CHANNEL:
             update_ends(x, count, ends)
         if shared != OWN:
             shared_exponents(a, start, count, exponents)
@@ -793,7 +882,10 @@ def neuron(arguments, first, last, thread):
         if by_digits and (until_spread < BLOCK or start >= last):
             spread(a, groups, found, counts)
             until_spread = UNTIL_SPREAD
-    write_ends(ends, carray(float32s(a[ENDS] + 8 * thread), (2,)))
+    if ranged:
+        note_range(a, beyond_range)
+    else:
+        write_ends(ends, carray(float32s(a[ENDS] + 8 * thread), (2,)))
 
 
 @cfunc(types.void(types.CPointer(types.int64)), cache=True, error_model="numpy")
