@@ -174,10 +174,43 @@ def test_who_listens_or_hooks_a_neuron_sees_its_calls() -> None:
     with mock.patch.object(row_calls, "normalized") as fused:
         operator(x, (32,))
         handle.remove()
-        operator.deviation.spike_listener = mock.Mock()
+        operator.deviation.spike_listener = mock.Mock(counts_suffice=False, room=lambda: None)
         operator(x, (32,))
     fused.assert_not_called()
     assert seen == [(4, 1)] and operator.deviation.spike_listener.called
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("simulate", ["closed", "steps"])
+def test_a_recording_is_the_same_with_kernels_that_add_to_it(
+    simulate: Any, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+
+    class Block(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.attend = LayerNorm(neuron), Attention(attention_neuron)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.norm(x, (64,))
+            return self.attend(y, y, y * 2, is_causal=True)
+
+    block, x = Block(), torch.randn(3, 200, 64)
+    for name, operator in block.named_children():
+        operator.site = name
+        for role, made in operator.neurons():
+            made.site, made.role, made.simulate = name, role, simulate
+    found = []
+    for backend in ("numba", "torch"):
+        mbe_plugin.set_backend(block, backend)
+        with mbe_plugin.record(block) as recording, torch.no_grad():
+            assert recording.neurons == {}, "a neuron that is not called sends nothing"
+            values = [block(x) for _ in range(2)][-1]
+        events = {key: (n.counts.tolist(), n.tally.tolist()) for key, n in recording.neurons.items()}
+        found.append((values, events))
+    assert_same_bits(found[0][0], found[1][0])
+    assert found[0][1] == found[1][1] and len(found[0][1]) == 8
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from mbe_plugin.fitting.functions import Scalar
-from mbe_plugin.kernels import backends, operator
+from mbe_plugin.kernels import backends, numba_cpu, operator
 from mbe_plugin.kernels.asked import Asked
 from mbe_plugin.kernels.gradients import Detour
 from mbe_plugin.neuron.scaling import compute_dtype
@@ -60,6 +60,10 @@ class SpikeListener(Protocol):
     @property
     def counts_suffice(self) -> bool:
         """See the class."""
+        ...
+
+    def room(self) -> tuple[Tensor, Tensor] | None:
+        """A CPU kernel may add to these counts and tally (see NeuronEvents) in place of telling it; None: it may not."""
         ...
 
     def __call__(self, x: Tensor, where: Tensor | None, shared: Tensor | None, counted: Counted) -> None:
@@ -140,30 +144,19 @@ class CalibratedNode(MBENode):
         return y
 
     def _on_cpu(self, words: Words, x: Tensor, where: Tensor | None) -> Tensor:
-        """_in_one_pass(x, where) by a kernel that adds to the counters, too."""
-        listener = self.spike_listener
-        y, counts, lost = self._counted(words, x, where, 0 if listener is None else self.slots)
+        """_in_one_pass(x, where) by a kernel that adds to the counters and to a recording, too."""
+        y, lost = self._counted(words, x, where)
         if lost:
             self.say_lost(x, where)
-        if listener is not None:
-            assert counts is not None
-            listener(x, where, None, (*self._counts_of(counts), None))
         return y
 
-    @property
-    def slots(self) -> int:
-        """How many counts a kernel has of its events."""
-        return self.th.numel() + 1
-
     def _counted(
-        self, words: Words, x: Tensor, where: Tensor | None, slots: int, scores: bool = False
-    ) -> tuple[Tensor, Tensor | None, int]:
+        self, words: Words, x: Tensor, where: Tensor | None, scores: bool = False
+    ) -> tuple[Tensor, bool]:
         """numba_cpu.calls.counted."""
-        from mbe_plugin.kernels.numba_cpu import calls
-
         # a converted network's forward runs under a function mode, which every small call here would enter
         with torch._C.DisableTorchFunction():
-            return calls.counted(words, x, where, slots, scores)
+            return numba_cpu.for_neurons().counted(words, x, where, scores)
 
     def words(self, x: Tensor, dtype: torch.dtype) -> Words | None:
         """What Numba's kernels are told of this neuron, to whose counters they add what it gets, like x, of a dtype.
@@ -178,17 +171,20 @@ class CalibratedNode(MBENode):
         kept = self._told
         if kept is None or kept[0] != told:
             self._told = kept = told, self._made_words(x, dtype)
-        return kept[1]
+        if self.spike_listener is None or kept[1] is None:
+            return kept[1]
+        room = self.spike_listener.room()
+        if room is None or room[0].shape != self.th.shape:
+            return None
+        return numba_cpu.for_neurons().recorded(kept[1], *room)
 
     def _made_words(self, x: Tensor, dtype: torch.dtype) -> Words | None:
-        from mbe_plugin.kernels.numba_cpu import calls
-
         self._check_device(x)
         buffers = [self._buffers[name] for name in _PLACES]
         if not all(buffer is not None and buffer.is_cpu and buffer.is_contiguous() for buffer in buffers):
             return None
         asked = self._asked(calibrated=self.calibrated, accurate=self._accurate_numbers(dtype))
-        return calls.words_of(asked, [self._buffers[name] for name in COUNTERS])
+        return numba_cpu.for_neurons().words_of(asked, [self._buffers[name] for name in COUNTERS])
 
     def _ranged(self, x: Tensor) -> dict[str, Any]:
         """What makes a kernel count what leaves the range, off the CPU, where nobody waits for its ends."""
@@ -223,29 +219,24 @@ class CalibratedNode(MBENode):
             self.words(scores, scores.dtype) if backend == "numba" and operator.unwatched(scores) else None
         )
         if words is None:
-            y, sent, counts = self._watched_numerators(scores, powers)
-        else:
-            y, found, lost = self._counted(words, scores, None, 1 if listener is None else self.slots, True)
-            assert found is not None
-            sent, counts = found[-1], found
-            if lost and not self.notice.given:
-                self.say_lost(*powers(scores))
-        if listener is not None:
-            listener(scores, None, None, (*self._counts_of(counts), sent))
+            return self._watched_numerators(scores, powers)
+        y, lost = self._counted(words, scores, None, scores=True)
+        if lost and not self.notice.given:
+            self.say_lost(*powers(scores))
         return y
 
-    def _watched_numerators(self, scores: Tensor, powers: Powers) -> tuple[Tensor, Tensor, Tensor]:
-        """numerators() without its listener: also how many are sent, and the kernel's counts."""
-        ranged = self._ranged(scores)
-        y, ends, counts = self._by_kernel(
-            scores, counted=self.spike_listener is not None, scores=True, **ranged
-        )
+    def _watched_numerators(self, scores: Tensor, powers: Powers) -> Tensor:
+        """numerators() by a kernel that keeps what it counts to itself."""
+        listener, ranged = self.spike_listener, self._ranged(scores)
+        y, ends, counts = self._by_kernel(scores, counted=listener is not None, scores=True, **ranged)
         counts = self._without_range(counts) if ranged else counts
         if ranged or hold(self.calibrated, ends_of(scores, ends)):
             self.seen.add_(counts[-1])
         else:
             self.count_range(*powers(scores))
-        return y, counts[-1], counts
+        if listener is not None:
+            listener(scores, None, None, (*self._counts_of(counts), counts[-1]))
+        return y
 
     def _is_alone(self) -> bool:
         """Whether nobody stands in for this neuron or looks at its calls, but for a listener."""
@@ -262,7 +253,7 @@ class CalibratedNode(MBENode):
         """Whether an operator may compute this neuron inside a kernel of its own on this backend, for an input as x."""
         return (
             type(self) is CalibratedNode
-            and self.spike_listener is None
+            and (self.spike_listener is None or (backend == "numba" and self.spike_listener.counts_suffice))
             and self._is_alone()
             and self._kernel_for(x) == backend
             and operator.unwatched(x)

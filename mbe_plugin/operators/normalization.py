@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mbe_plugin.kernels import numba_cpu
 from mbe_plugin.kernels.backends import PLAIN
 from mbe_plugin.kernels.numba_cpu import DTYPES
 from mbe_plugin.neuron.scaling import compute_dtype
@@ -73,11 +74,9 @@ class Normalization(SpikingOperator):
         told = words_inside(x, self.deviation, self.rsqrt)
         if told is None or not x.numel() or not all(_suits(p, columns) for p in (weight, bias)):
             return None
-        from mbe_plugin.kernels.numba_cpu import row_calls
-
         with torch._C.DisableTorchFunction():
             work = x.to(torch.float32)
-            found = row_calls.normalized(work, columns, eps, self.centered, weight, bias, *told)
+            found = numba_cpu.for_rows().normalized(work, columns, eps, self.centered, weight, bias, *told)
             if found is None:
                 return None
             y, *lost = found

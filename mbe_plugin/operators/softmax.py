@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mbe_plugin.kernels import numba_cpu
 from mbe_plugin.operators.base import SpikingOperator
 from mbe_plugin.operators.neuron import CalibratedNode, NeuronFactory, fusing, within, words_inside
 from mbe_plugin.operators.unary import LOG2_E
@@ -78,10 +79,8 @@ class Softmax(SpikingOperator):
         followed = total.requires_grad and torch.is_grad_enabled()
         if told is None or followed or total.shape[:-1] != x.shape[:-1]:
             return None
-        from mbe_plugin.kernels.numba_cpu import row_calls
-
         with torch._C.DisableTorchFunction():
-            y, *lost = row_calls.divided(x, total, None if encoder is None else told[0], told[-1])
+            y, *lost = numba_cpu.for_rows().divided(x, total, None if encoder is None else told[0], told[-1])
             if lost[0]:
                 encoder.say_lost(x)  # type: ignore[union-attr, operator]  # a CalibratedNode, as the other
             if lost[1]:
@@ -167,7 +166,8 @@ class Attention(SpikingOperator):
         return torch.cat(mixed, dim), torch.cat(totals, dim)
 
     def _most(self, q: Tensor) -> int:
-        listened = getattr(self.softmax.exp2, "spike_listener", None) is not None
+        listener = getattr(self.softmax.exp2, "spike_listener", None)
+        listened = listener is not None and not listener.counts_suffice
         at_ease = listened or q.device.type != "cpu" or torch.compiler.is_compiling()
         return MOST_SCORES if at_ease else min(MOST_SCORES, MOST_IN_CACHE)
 

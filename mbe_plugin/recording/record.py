@@ -98,7 +98,14 @@ class _Listener:
     """One recording's."""
 
     listen: Callable[[Tensor, Tensor | None, Tensor | None, Counted], None]
+    events: Callable[[], NeuronEvents]  # those of its neuron
     counts_suffice: bool
+
+    def room(self) -> tuple[Tensor, Tensor] | None:
+        if not self.counts_suffice:
+            return None
+        events = self.events()
+        return (events.counts, events.tally) if events.counts.is_cpu else None
 
     def __call__(
         self, x: Tensor, where: Tensor | None, shared: Tensor | None, counted: Counted = None
@@ -112,6 +119,9 @@ class _Listeners:
     def __init__(self, each: tuple[SpikeListener, ...]) -> None:
         self.each = each
         self.counts_suffice = all(listener.counts_suffice for listener in each)
+
+    def room(self) -> tuple[Tensor, Tensor] | None:
+        return self.each[0].room() if len(self.each) == 1 else None
 
     def __call__(self, x: Tensor, where: Tensor | None, shared: Tensor | None, counted: Counted) -> None:
         for listen in self.each:
@@ -149,7 +159,15 @@ def _listener(
                     numbers[:] = numbers or [numbers_of(node)]
                     neuron.calls.append(train_of(numbers[0], x.detach(), where, shared))
 
-    return _Listener(listen, counts_suffice=not trains and most is None)
+    def events() -> NeuronEvents:
+        with adding:
+            if key in recording.neurons:
+                return recording.neurons[key]
+            with looking():
+                return _neuron(recording, node, torch.zeros(node.th.shape, dtype=torch.int64), trains)
+
+    key = node.site, node.role
+    return _Listener(listen, events, counts_suffice=not trains and most is None)
 
 
 def _neuron(recording: Recording, node: CalibratedNode, like: Tensor, trains: bool) -> NeuronEvents:

@@ -6,6 +6,9 @@ the first call comes; the kernel is compiled then, and kept on the disk (NUMBA_C
 
 from __future__ import annotations
 
+from functools import cache
+from types import ModuleType
+
 import torch
 from torch import Tensor
 
@@ -25,3 +28,19 @@ def refusal(x: Tensor) -> str | None:
     if not x.is_cpu:
         return f"an input on {x.device}"
     return None if x.dtype in DTYPES else f"an input of {x.dtype}"
+
+
+@cache
+def for_neurons() -> ModuleType:
+    """How a neuron's call reaches its kernel; compiles it first, or loads it."""
+    from mbe_plugin.kernels.numba_cpu import calls
+
+    return calls
+
+
+@cache
+def for_rows() -> ModuleType:
+    """The same of the kernels over rows."""
+    from mbe_plugin.kernels.numba_cpu import row_calls
+
+    return row_calls

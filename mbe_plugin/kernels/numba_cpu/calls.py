@@ -38,7 +38,7 @@ def words_of(asked: Asked, counters: Sequence[Tensor] = ()) -> Words:
         asked.mirrored, asked.octaves, kind.one_sided(asked.mirrored), asked.kept_bits,
         time_steps, bases, asked.tables[4].numel(), *(table.data_ptr() for table in asked.tables), 0, 0, 1, 1, 0,
         asked.calibrated.data_ptr() if counters and asked.calibrated is not None else 0, low, high,
-        *(counter.data_ptr() for counter in counters or asked.tables[:3]), 0,
+        *(counter.data_ptr() for counter in counters or asked.tables[:3]), 0, 0, 0,
     ))  # fmt: skip
 
 
@@ -71,21 +71,22 @@ def neuron(x: Tensor, asked: Asked) -> tuple[Tensor, Tensor, Tensor]:
     return out, torch.stack([ends[:, 0].amin(), ends[:, 1].amax()]), counts.sum(0)
 
 
-def counted(
-    words: Words, x: Tensor, where: Tensor | None, slots: int, scores: bool = False
-) -> tuple[Tensor, Tensor | None, int]:
-    """Decoded values of x by a neuron whose counters are among its words; counts [slots]; how many inputs were lost.
+def recorded(words: Words, counts: Tensor, tally: Tensor) -> Words:
+    """The same words, with which a kernel also adds to a recording's counts [T, N] and tally [3]; see NeuronEvents."""
+    told = words[:]
+    told[compiled.SPIKES], told[compiled.TALLY] = counts.data_ptr(), tally.data_ptr()
+    return told
+
+
+def counted(words: Words, x: Tensor, where: Tensor | None, scores: bool = False) -> tuple[Tensor, bool]:
+    """Decoded values of x by a neuron whose counters are among its words, and whether inputs were lost.
 
     x, where: as Asked has them; scores: as there. The words stay as they are, for calls in other threads.
     """
     out, x, where = laid_out(x, where, in_order=scores)
-    threads = teams.threads_for(x.numel())
-    words = words[:]
-    counts = torch.zeros(threads, slots, dtype=torch.int64) if slots else None
-    if counts is not None:
-        words[compiled.COUNTS], words[compiled.SLOTS] = counts.data_ptr(), slots
-    _run(words, x, out, where, threads, x.shape[-1] if scores else 0)
-    return out, counts if counts is None else counts.sum(0), words[compiled.LOST]
+    told = words[:]
+    _run(told, x, out, where, teams.threads_for(x.numel()), x.shape[-1] if scores else 0)
+    return out, told[compiled.LOST] != 0
 
 
 def _run(words: Words, x: Tensor, out: Tensor, where: Tensor | None, threads: int, row: int) -> None:

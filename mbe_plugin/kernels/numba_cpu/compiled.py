@@ -34,12 +34,12 @@ OWN, TENSOR, CHANNEL, TOKEN = range(4)  # who has a scale in common
 ARGUMENTS = (
     "input output dtype where counts slots ends form kind power mirrored octaves one_sided kept_bits time_steps bases "
     "banks threshold reset intensity weight bias offset gain breakpoints shared exponents inner along scores "
-    "calibrated accurate_low accurate_high seen outside beyond lost"
+    "calibrated accurate_low accurate_high seen outside beyond lost spikes tally"
 ).split()
 (
     INPUT, OUTPUT, DTYPE, WHERE, COUNTS, SLOTS, ENDS, FORM, KIND, POWER, MIRRORED, OCTAVES, ONE_SIDED, KEPT_BITS,
     TIME_STEPS, BASES, BANKS, THRESHOLD, RESET, INTENSITY, WEIGHT, BIAS, OFFSET, GAIN, BREAKPOINTS, SHARED, EXPONENTS,
-    INNER, ALONG, SCORES, CALIBRATED, ACCURATE_LOW, ACCURATE_HIGH, SEEN, OUTSIDE, BEYOND, LOST,
+    INNER, ALONG, SCORES, CALIBRATED, ACCURATE_LOW, ACCURATE_HIGH, SEEN, OUTSIDE, BEYOND, LOST, SPIKES, TALLY,
 ) = range(len(ARGUMENTS))  # fmt: skip
 
 I32, U, F = np.int32, np.uint32, np.float32
@@ -293,6 +293,17 @@ def note_range(a, found):
         add_to(a[OUTSIDE], found[2])
         add_to(a[BEYOND], found[1] - found[2])
         add_to(a.ctypes.data + 8 * LOST, found[2])
+
+
+@stage
+def note_events(a, counts, elements):
+    """Counts of spikes and, the last, of exponents, added to a recording's; TALLY is [elements, exponents, elements]."""
+    for slot in range(counts.size - 1):
+        if counts[slot]:
+            add_to(a[SPIKES] + 8 * slot, counts[slot])
+    add_to(a[TALLY], elements)
+    add_to(a[TALLY] + 8, counts[counts.size - 1])
+    add_to(a[TALLY] + 16, elements)
 
 
 @stage
@@ -778,21 +789,24 @@ def spread(a, groups, found, counts):
 )
 def neuron(arguments, first, last, thread):
     """Elements first .. last - 1 of a call, by one of its threads; ARGUMENTS says what each number stands for."""
-    a = carray(arguments, (LOST + 1,))
+    a = carray(arguments, (TALLY + 1,))
     x, y = np.empty(BLOCK, F), np.empty(BLOCK, F)
     reduced = x if a[KIND] == NONE else np.empty(BLOCK, F)
     compared = np.empty(BLOCK, F) if a[OCTAVES] or a[MIRRORED] else reduced
     codes, membrane = np.empty(BLOCK, F), np.empty(BLOCK, F)
     exponent, exponents, bank = np.zeros(BLOCK, I32), np.zeros(BLOCK, I32), np.zeros(BLOCK, I32)
     active, asked, taken = np.ones(BLOCK, I32), np.ones(BLOCK, I32), np.ones(BLOCK, I32)
-    form, slots, shared, scores = a[FORM], a[SLOTS], a[SHARED], a[SCORES]
+    form, shared, scores, recorded = a[FORM], a[SHARED], a[SCORES], a[SPIKES] != 0
+    slots = a[TIME_STEPS] * a[BASES] + 1 if recorded else a[SLOTS]
     before, limits = np.empty(CELLS + 1, I32), np.empty(breakpoints_of(a).size + 1, F)
     per_bank = I32(a[BASES] // a[BANKS])
     row = bank if per_bank == 1 and form == CLOSED else np.zeros(BLOCK, I32)
     columns, at_step = np.empty((4, BLOCK), F), np.empty((4, BLOCK), F)
     rows = np.empty((a[BASES], 4), F)
     of_steps = np.empty((a[TIME_STEPS] if form == STEPS else 0, a[BASES], 4), F)
-    counts = carray(int64s(a[COUNTS] + 8 * thread * slots), (slots,))
+    counts = (
+        np.zeros(slots, np.int64) if recorded else carray(int64s(a[COUNTS] + 8 * thread * slots), (slots,))
+    )
     by_digits = slots > 1 and form in (IDENTITY, CLOSED)
     digits, slots_of_digits, groups = (
         np.zeros(BLOCK, U),
@@ -884,6 +898,8 @@ def neuron(arguments, first, last, thread):
             until_spread = UNTIL_SPREAD
     if ranged:
         note_range(a, beyond_range)
+        if recorded:
+            note_events(a, counts, beyond_range[0])
     else:
         write_ends(ends, carray(float32s(a[ENDS] + 8 * thread), (2,)))
 
