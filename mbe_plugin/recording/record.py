@@ -53,7 +53,12 @@ def record(
     if most is not None and most < 1:
         raise ValueError(f"most must be 1 or more elements of a call, got {most}")
     recording, adding = Recording(), Lock()
-    listeners = [(node, _listener(recording, adding, node, trains, most)) for node in chosen(snn, sites)]
+    nodes = list(chosen(snn, sites))
+    rooms = _rooms(nodes) if not trains and most is None else [None] * len(nodes)
+    listeners = [
+        (node, _listener(recording, adding, node, trains, most, room))
+        for node, room in zip(nodes, rooms, strict=True)
+    ]
     for node, listener in listeners:
         _add(node, listener)
     try:
@@ -98,14 +103,8 @@ class _Listener:
     """One recording's."""
 
     listen: Callable[[Tensor, Tensor | None, Tensor | None, Counted], None]
-    events: Callable[[], NeuronEvents]  # those of its neuron
+    room: Callable[[], tuple[Tensor, Tensor] | None]
     counts_suffice: bool
-
-    def room(self) -> tuple[Tensor, Tensor] | None:
-        if not self.counts_suffice:
-            return None
-        events = self.events()
-        return (events.counts, events.tally) if events.counts.is_cpu else None
 
     def __call__(
         self, x: Tensor, where: Tensor | None, shared: Tensor | None, counted: Counted = None
@@ -144,7 +143,7 @@ def _remove(node: CalibratedNode, listener: SpikeListener) -> None:
 
 
 def _listener(
-    recording: Recording, adding: Lock, node: CalibratedNode, trains: bool, most: int | None
+    recording: Recording, adding: Lock, node: CalibratedNode, trains: bool, most: int | None, room: Room
 ) -> SpikeListener:
     numbers: list[MBENode] = []  # of the neuron, once a train is kept
 
@@ -159,15 +158,32 @@ def _listener(
                     numbers[:] = numbers or [numbers_of(node)]
                     neuron.calls.append(train_of(numbers[0], x.detach(), where, shared))
 
-    def events() -> NeuronEvents:
-        with adding:
-            if key in recording.neurons:
-                return recording.neurons[key]
-            with looking():
-                return _neuron(recording, node, torch.zeros(node.th.shape, dtype=torch.int64), trains)
+    def entered() -> tuple[Tensor, Tensor] | None:
+        if room is None:
+            return None
+        if key not in recording.neurons:
+            with adding:
+                events = NeuronEvents(room[0], node.bases_per_element, room[1])
+                recording.neurons.setdefault(key, events)
+        found = recording.neurons[key]
+        return found.counts, found.tally
 
     key = node.site, node.role
-    return _Listener(listen, events, counts_suffice=not trains and most is None)
+    return _Listener(listen, entered, counts_suffice=not trains and most is None)
+
+
+Room = tuple[Tensor, Tensor] | None  # for counts [T, N] and a tally [3]
+
+
+def _rooms(nodes: list[CalibratedNode]) -> list[Room]:
+    """Of each neuron on the CPU, made at once: torch takes longer for a tensor than a kernel for a small call."""
+    sizes = [size for node in nodes for size in (node.th.numel(), 3)]
+    with looking():
+        parts = torch.zeros(sum(sizes), dtype=torch.int64, device="cpu").split(sizes)
+        return [
+            (counts.view(node.th.shape), tally) if node.th.is_cpu else None
+            for node, counts, tally in zip(nodes, parts[::2], parts[1::2], strict=True)
+        ]
 
 
 def _neuron(recording: Recording, node: CalibratedNode, like: Tensor, trains: bool) -> NeuronEvents:
