@@ -143,7 +143,12 @@ def _remove(node: CalibratedNode, listener: SpikeListener) -> None:
 
 
 def _listener(
-    recording: Recording, adding: Lock, node: CalibratedNode, trains: bool, most: int | None, room: Room
+    recording: Recording,
+    adding: Lock,
+    node: CalibratedNode,
+    trains: bool,
+    most: int | None,
+    room: Room = None,
 ) -> SpikeListener:
     numbers: list[MBENode] = []  # of the neuron, once a train is kept
 

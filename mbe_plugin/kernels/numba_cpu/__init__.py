@@ -6,6 +6,7 @@ the first call comes; the kernel is compiled then, and kept on the disk (NUMBA_C
 
 from __future__ import annotations
 
+import sys
 from functools import cache
 from types import ModuleType
 
@@ -44,3 +45,14 @@ def for_rows() -> ModuleType:
     from mbe_plugin.kernels.numba_cpu import row_calls
 
     return row_calls
+
+
+def loaded() -> bool:
+    """Whether the kernels are in this process."""
+    return f"{__name__}.calls" in sys.modules and f"{__name__}.row_calls" in sys.modules
+
+
+def load() -> None:
+    """Load the kernels; the first time on a machine that compiles them."""
+    for_neurons()
+    for_rows()

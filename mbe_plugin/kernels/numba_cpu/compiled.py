@@ -454,9 +454,10 @@ def cells_of(a, size, before, limits):
     limits[count] = NAN
     if count <= MOST_COMPARED:
         return 0, ZERO, 0
-    cells, per_unit, most = fill_cells(limits, count, FEW_CELLS, before)
-    if most > 1 and size >= MANY:
-        cells, per_unit, most = fill_cells(limits, count, CELLS, before)
+    cells, per_unit, most = 0, ZERO, 0
+    for wanted in (FEW_CELLS, CELLS):
+        if wanted == FEW_CELLS or (most > 1 and size >= MANY):
+            cells, per_unit, most = fill_cells(limits, count, wanted, before)
     return (cells if most <= MOST_PER_CELL else 0), per_unit, most
 
 
@@ -782,6 +783,30 @@ def spread(a, groups, found, counts):
         found[i] = 0
 
 
+# Numba compiles an array's making anew for every number that stands in the call, so it stands here
+
+
+@stage
+def floats(count):
+    """Room for numbers."""
+    return np.empty(count, F)
+
+
+@stage
+def integers(count, value):
+    """The same number so many times."""
+    made = np.empty(count, I32)
+    for i in range(count):
+        made[i] = value
+    return made
+
+
+@stage
+def longs(count):
+    """So many zeros."""
+    return np.zeros(count, np.int64)
+
+
 @cfunc(
     types.void(types.CPointer(types.int64), types.int64, types.int64, types.int64),
     cache=True,
@@ -790,23 +815,22 @@ def spread(a, groups, found, counts):
 def neuron(arguments, first, last, thread):
     """Elements first .. last - 1 of a call, by one of its threads; ARGUMENTS says what each number stands for."""
     a = carray(arguments, (TALLY + 1,))
-    x, y = np.empty(BLOCK, F), np.empty(BLOCK, F)
-    reduced = x if a[KIND] == NONE else np.empty(BLOCK, F)
-    compared = np.empty(BLOCK, F) if a[OCTAVES] or a[MIRRORED] else reduced
-    codes, membrane = np.empty(BLOCK, F), np.empty(BLOCK, F)
-    exponent, exponents, bank = np.zeros(BLOCK, I32), np.zeros(BLOCK, I32), np.zeros(BLOCK, I32)
-    active, asked, taken = np.ones(BLOCK, I32), np.ones(BLOCK, I32), np.ones(BLOCK, I32)
+    x, y = floats(BLOCK), floats(BLOCK)
+    reduced = x if a[KIND] == NONE else floats(BLOCK)
+    compared = floats(BLOCK) if a[OCTAVES] or a[MIRRORED] else reduced
+    codes, membrane = floats(BLOCK), floats(BLOCK)
+    exponent, exponents, bank = integers(BLOCK, 0), integers(BLOCK, 0), integers(BLOCK, 0)
+    active, asked, taken = integers(BLOCK, 1), integers(BLOCK, 1), integers(BLOCK, 1)
     form, shared, scores, recorded = a[FORM], a[SHARED], a[SCORES], a[SPIKES] != 0
     slots = a[TIME_STEPS] * a[BASES] + 1 if recorded else a[SLOTS]
-    before, limits = np.empty(CELLS + 1, I32), np.empty(breakpoints_of(a).size + 1, F)
+    before, limits = integers(CELLS + 1, 0), floats(breakpoints_of(a).size + 1)
     per_bank = I32(a[BASES] // a[BANKS])
-    row = bank if per_bank == 1 and form == CLOSED else np.zeros(BLOCK, I32)
-    columns, at_step = np.empty((4, BLOCK), F), np.empty((4, BLOCK), F)
-    rows = np.empty((a[BASES], 4), F)
-    of_steps = np.empty((a[TIME_STEPS] if form == STEPS else 0, a[BASES], 4), F)
-    counts = (
-        np.zeros(slots, np.int64) if recorded else carray(int64s(a[COUNTS] + 8 * thread * slots), (slots,))
-    )
+    row = bank if per_bank == 1 and form == CLOSED else integers(BLOCK, 0)
+    columns, at_step = floats(4 * BLOCK).reshape(4, BLOCK), floats(4 * BLOCK).reshape(4, BLOCK)
+    rows = floats(4 * a[BASES]).reshape(a[BASES], 4)
+    steps = a[TIME_STEPS] if form == STEPS else 0
+    of_steps = floats(4 * steps * a[BASES]).reshape(steps, a[BASES], 4)
+    counts = longs(slots) if recorded else carray(int64s(a[COUNTS] + 8 * thread * slots), (slots,))
     by_digits = slots > 1 and form in (IDENTITY, CLOSED)
     digits, slots_of_digits, groups = (
         np.zeros(BLOCK, U),
@@ -816,9 +840,9 @@ def neuron(arguments, first, last, thread):
     words = np.zeros(slots_of_digits * groups, np.uint64)
     found = np.zeros(slots_of_digits * groups * 8, np.uint16)
     bytes_of_words = words.view(np.uint8)
-    ends, ends_of_block = np.empty(2, I32), np.empty(2, I32)
+    ends, ends_of_block = integers(2, 0), integers(2, 0)
     clear_ends(ends)
-    ranged, limits_of_range, beyond_range = a[CALIBRATED] != 0, np.empty(4, F), np.zeros(3, np.int64)
+    ranged, limits_of_range, beyond_range = a[CALIBRATED] != 0, floats(4), longs(3)
     if ranged:
         limits_of(a, limits_of_range)
     cells, per_unit, most = 0, ZERO, 0
@@ -827,7 +851,7 @@ def neuron(arguments, first, last, thread):
         rows_of_bases(a, rows)
     if form == STEPS:
         rows_of_steps(a, of_steps)
-    start, until_spread, shifts = first, UNTIL_SPREAD, np.empty(BLOCK + 1, F)
+    start, until_spread, shifts = first, UNTIL_SPREAD, floats(BLOCK + 1)
     while start < last:
         count = min(last - start, BLOCK)
         read(a, start, count, x)

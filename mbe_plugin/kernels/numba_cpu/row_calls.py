@@ -25,12 +25,8 @@ def normalized(
         return None
     out, first, second = torch.empty_like(x), deviation[:], rsqrt[:]
     gains, shifts = (p if p is None else p.float().contiguous() for p in (gain, shift))
-    what = (
-        lanes(columns),
-        float32_bits(eps),
-        centered,
-        *(0 if p is None else p.data_ptr() for p in (gains, shifts)),
-    )
+    places = (0 if p is None else p.data_ptr() for p in (gains, shifts))
+    what = lanes(columns), float32_bits(eps), centered, *places, rows.row_sum.address or 0
     _run(rows.normalize, first, second, x, out, columns, what)
     return out, first[compiled.LOST] != 0, second[compiled.LOST] != 0
 

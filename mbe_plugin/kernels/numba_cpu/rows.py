@@ -21,15 +21,18 @@ MOST_LANES = 32  # numbers of a vector
 
 # of a neuron's words; the same numbers as compiled's, which the cache on the disk of this file must not depend on
 WORDS, INPUT, OUTPUT, WHERE, LOST = 39, 0, 1, 3, 36
-NORM_ARGUMENTS = "kernel first second room each input output columns lanes eps centered gain shift".split()
+NORM_ARGUMENTS = (
+    "kernel first second room each input output columns lanes eps centered gain shift sum".split()
+)
 QUOTIENT_ARGUMENTS = "kernel first second room each input output columns totals".split()
 (
-    KERNEL, FIRST, SECOND, ROOM, EACH, ROWS_INPUT, ROWS_OUTPUT, COLUMNS, LANES, EPS, CENTERED, GAIN, SHIFT,
+    KERNEL, FIRST, SECOND, ROOM, EACH, ROWS_INPUT, ROWS_OUTPUT, COLUMNS, LANES, EPS, CENTERED, GAIN, SHIFT, SUM,
 ) = range(len(NORM_ARGUMENTS))  # fmt: skip
 TOTALS = 8
 
 F = np.float32
 ZERO, ONE = F(0), F(1)
+_SUM = types.float32(*[types.int64] * 4)
 _SIGNATURE = types.void(types.CPointer(types.int64), types.int64, types.int64, types.int64)
 _UNWRAPPED: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 stage = njit(error_model="numpy", **_UNWRAPPED)
@@ -59,6 +62,18 @@ def call_neuron(context: Any, kernel: Any, words: Any, count: Any, thread: Any) 
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 4), build
+
+
+@intrinsic
+def call_sum(context: Any, function: Any, row: Any, columns: Any, lanes: Any, room: Any) -> Any:
+    """Call row_sum at an address, so that it is compiled once and not into all who need it."""
+
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        word = context.get_value_type(types.int64)
+        kind = ir.FunctionType(context.get_value_type(types.float32), [word] * 4)
+        return builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
+
+    return types.float32(*[types.int64] * 5), build
 
 
 @intrinsic
@@ -103,7 +118,7 @@ def note_lost(own, given):
         int64s(given)[LOST] = 1
 
 
-@stage
+@cfunc(_SUM, cache=True, error_model="numpy")
 def row_sum(row, columns, lanes, room):
     """The sum of a row in the order in which torch adds it up; room for LEVELS * ABREAST * lanes. Addresses."""
     x, partial = float32s(row), float32s(room)
@@ -144,21 +159,19 @@ def row_sum(row, columns, lanes, room):
 
 
 @stage
-def deviate(row, out, columns, lanes, room):
+def subtract(row, mean, columns, out):
     """A row less its mean."""
-    mean = row_sum(row, columns, lanes, room) / F(columns)
     x, y = float32s(row), float32s(out)
     for j in range(columns):
         y[j] = x[j] - mean
 
 
 @stage
-def mean_square(row, squares, columns, lanes, room):
-    """The mean of a row's squares, for which there is room."""
-    x, y = float32s(row), float32s(squares)
+def square(row, columns, out):
+    """A row's squares."""
+    x, y = float32s(row), float32s(out)
     for j in range(columns):
         y[j] = x[j] * x[j]
-    return row_sum(squares, columns, lanes, room) / F(columns)
 
 
 @stage
@@ -197,11 +210,13 @@ def normalize(a, first, last, thread):
         rows, x, y = min(most, last - start), a[ROWS_INPUT] + start * row, a[ROWS_OUTPUT] + start * row
         if a[CENTERED]:
             for r in range(rows):
-                deviate(x + r * row, centered + r * row, columns, lanes, partial)
+                mean = call_sum(a[SUM], x + r * row, columns, lanes, partial) / F(columns)
+                subtract(x + r * row, mean, columns, centered + r * row)
             x = centered
         run_neuron(a[KERNEL], of_deviation, x, deviation, rows * columns, thread)
         for r in range(rows):
-            float32s(variance)[r] = mean_square(deviation + r * row, squares, columns, lanes, partial) + eps
+            square(deviation + r * row, columns, squares)
+            float32s(variance)[r] = call_sum(a[SUM], squares, columns, lanes, partial) / F(columns) + eps
         run_neuron(a[KERNEL], of_variance, variance, inverse, rows, thread)
         for r in range(rows):
             write_row(deviation + r * row, float32s(inverse)[r], a[GAIN], a[SHIFT], columns, y + r * row)
