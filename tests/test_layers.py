@@ -135,7 +135,8 @@ def test_the_parser_sees_imports_in_functions(tmp_path: Path) -> None:
 )
 def test_optional_libraries_are_imported_where_they_are_used(library: str) -> None:
     """At the top of a file only in the room of its own host, or in the files that are compiled by it."""
-    homes = {("hosts", f"{library}.py"), ("kernels", f"{library}_cpu", "compiled.py")}
+    on_cpu = {("kernels", f"{library}_cpu", name) for name in ("compiled.py", "rows.py")}
+    homes = {("hosts", f"{library}.py"), *on_cpu}
     compiled = ("kernels", f"{library}_gpu", "compiled")
     for path in FILES:
         for node in ast.parse(path.read_text()).body:
