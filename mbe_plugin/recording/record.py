@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from threading import Lock
 
 import torch
@@ -16,11 +15,10 @@ from mbe_plugin.operators.neuron import CalibratedNode, Counted, SpikeListener
 from mbe_plugin.operators.observer import spread
 from mbe_plugin.recording.deliveries import Deliveries, Delivery, Ledger, told
 from mbe_plugin.recording.events import NeuronEvents, Recording
+from mbe_plugin.recording.listening import Listener, listening
 from mbe_plugin.recording.looking import looking, refuse_compiled
 from mbe_plugin.recording.selection import chosen, receiving
 from mbe_plugin.recording.trains import numbers_of, train_of
-
-_REGISTERING = Lock()
 
 
 @contextmanager
@@ -59,14 +57,9 @@ def record(
         (node, _listener(recording, adding, node, trains, most, room))
         for node, room in zip(nodes, rooms, strict=True)
     ]
-    for node, listener in listeners:
-        _add(node, listener)
-    try:
-        with told(_Delivered(recording, adding, receiving(snn, sites))) if deliveries else nullcontext():
-            yield recording
-    finally:
-        for node, listener in listeners:
-            _remove(node, listener)
+    ledger = told(_Delivered(recording, adding, receiving(snn, sites))) if deliveries else nullcontext()
+    with listening(listeners), ledger:
+        yield recording
 
 
 def count_spikes(snn: nn.Module, most: int | None = None) -> AbstractContextManager[Recording]:
@@ -96,50 +89,6 @@ class _Delivered(Ledger):
 
     def _of(self, operator: SpikingOperator, function: str) -> Deliveries:
         return self.found.setdefault((operator.site, function), Deliveries())
-
-
-@dataclass(frozen=True, eq=False)
-class _Listener:
-    """One recording's."""
-
-    listen: Callable[[Tensor, Tensor | None, Tensor | None, Counted], None]
-    room: Callable[[], tuple[Tensor, Tensor] | None]
-    counts_suffice: bool
-
-    def __call__(
-        self, x: Tensor, where: Tensor | None, shared: Tensor | None, counted: Counted = None
-    ) -> None:
-        self.listen(x, where, shared, counted)
-
-
-class _Listeners:
-    """The listeners of one neuron, told in turn."""
-
-    def __init__(self, each: tuple[SpikeListener, ...]) -> None:
-        self.each = each
-        self.counts_suffice = all(listener.counts_suffice for listener in each)
-
-    def room(self) -> tuple[Tensor, Tensor] | None:
-        return self.each[0].room() if len(self.each) == 1 else None
-
-    def __call__(self, x: Tensor, where: Tensor | None, shared: Tensor | None, counted: Counted) -> None:
-        for listen in self.each:
-            listen(x, where, shared, counted)
-
-
-def _each(node: CalibratedNode) -> tuple[SpikeListener, ...]:
-    return node.spike_listener.each if isinstance(node.spike_listener, _Listeners) else ()
-
-
-def _add(node: CalibratedNode, listener: SpikeListener) -> None:
-    with _REGISTERING:
-        node.spike_listener = _Listeners((*_each(node), listener))
-
-
-def _remove(node: CalibratedNode, listener: SpikeListener) -> None:
-    with _REGISTERING:
-        left = tuple(other for other in _each(node) if other is not listener)
-        node.spike_listener = _Listeners(left) if left else None
 
 
 def _listener(
@@ -174,7 +123,7 @@ def _listener(
         return found.counts, found.tally
 
     key = node.site, node.role
-    return _Listener(listen, entered, counts_suffice=not trains and most is None)
+    return Listener(listen, counts_suffice=not trains and most is None, room=entered)
 
 
 Room = tuple[Tensor, Tensor] | None  # for counts [T, N] and a tally [3]
