@@ -338,10 +338,6 @@ class MBENode(base.MemoryModule):
         """Which backend computes the decoded value of x."""
         return backends.runs_on(self.backend, x)
 
-    def _takes_kernel(self, x: Tensor) -> bool:
-        """Whether one kernel finds the decoded value of x together with its ends and counts."""
-        return self._runs_on(x) in backends.ONE_PASS
-
     def _spells_by_cupy(self, x: Tensor) -> bool:
         """Whether CuPy makes the weighted spikes of x. Raises BackendError where it is asked for and cannot follow."""
         if backends.spells_out(self.backend, x) != "cupy":

@@ -153,6 +153,7 @@ def test_optional_libraries_are_imported_where_they_are_used(library: str) -> No
     homes = {
         ("hosts", f"{library}.py"),
         ("kernels", f"{library}_cpu", "compiled.py"),
+        ("kernels", f"{library}_cpu", "rows.py"),
         ("sources", f"of_{library}.py"),
     }
     rooms = {("kernels", f"{library}_gpu", "compiled"), ("hosts", library)}

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mbe_plugin import ConversionError, MBEConfig, Report, calibrate, convert, count_spikes, fit, report
 from mbe_plugin.conversion import reset_counts
+from mbe_plugin.kernels import numba_cpu
 from mbe_plugin.operators import CalibratedNode
 
 
@@ -207,13 +208,16 @@ def test_no_module(other: Any) -> None:
         report(other)
 
 
-def test_progress_is_told_how_far_each_stage_is() -> None:
+@pytest.mark.parametrize("loaded", [True, False])
+def test_progress_is_told_how_far_each_stage_is(loaded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[tuple[str, int, int | None]] = []
     model = nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 8))
+    monkeypatch.setattr(numba_cpu, "loaded", lambda: loaded)
     convert(model, [tokens(), tokens()], progress=lambda *news: told.append(news))
     assert list(dict.fromkeys(stage for stage, _, _ in told)) == [
         "calibrating, batches",
         "building neurons, sites",
+        *(["loading kernels (compiled the first time)"] if not loaded and not numba_cpu.missing() else []),
         "auditing, sites",
     ]
     for stage in {stage for stage, _, _ in told}:

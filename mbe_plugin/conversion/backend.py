@@ -8,8 +8,10 @@ from dataclasses import replace
 from torch import nn
 
 from mbe_plugin.config import MBEConfig
+from mbe_plugin.conversion.batches import device_of
+from mbe_plugin.conversion.progress import Progress
 from mbe_plugin.errors import BackendError
-from mbe_plugin.kernels import backends
+from mbe_plugin.kernels import backends, numba_cpu
 from mbe_plugin.node import MBENode
 
 
@@ -48,3 +50,13 @@ def runnable(config: MBEConfig) -> MBEConfig:
         logging.getLogger("mbe_plugin").warning("the saved network is loaded with backend='auto': %s", why)
         return replace(config, backend="auto")
     return config
+
+
+def load_kernels(net: nn.Module, backend: str, tell: Progress) -> None:
+    """Load what a network that was just converted runs on, so that compiling it, once on a machine, has a name."""
+    runs_on_numba = backend in ("auto", "numba") and device_of(net).type == "cpu" and not numba_cpu.missing()
+    if runs_on_numba and not numba_cpu.loaded():
+        stage = "loading kernels (compiled the first time)"
+        tell(stage, 0, 1)
+        numba_cpu.load()
+        tell(stage, 1, 1)

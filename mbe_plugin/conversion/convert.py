@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mbe_plugin.config import MBEConfig
 from mbe_plugin.conversion.audit import Audit, Findings
-from mbe_plugin.conversion.backend import check_backend
+from mbe_plugin.conversion.backend import check_backend, load_kernels
 from mbe_plugin.conversion.batches import device_of
 from mbe_plugin.conversion.build import NeuronBuilder
 from mbe_plugin.conversion.following.comparison import root_ratio, seeded, squared_error
@@ -86,6 +86,7 @@ def convert(
     conversion = build(work, modules, calibration, config, tell)
     args, kwargs = calibration.first_batch
     del calibration  # and with it the samples, unless the caller holds them
+    load_kernels(work, config.backend, tell)
     conversion.findings = audit(work, args, kwargs, conversion, tell)
     if config.strict and conversion.findings.unsupported:
         raise UnsupportedOperatorError(_unsupported(conversion.findings))

@@ -54,9 +54,16 @@ class Asked(NamedTuple):
 
     def laid_out(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """The output, and x and the mask in its layout, so that all of them are walked through as they lie in memory."""
-        out = torch.empty_like(x)
-        out = out.contiguous() if self.in_order else out
+        return laid_out(x, self.where, self.in_order)
+
+
+def laid_out(x: Tensor, where: Tensor | None, in_order: bool = False) -> tuple[Tensor, Tensor, Tensor | None]:
+    """See Asked."""
+    out = torch.empty_like(x)
+    if not x.is_contiguous():
+        out = out.contiguous() if in_order else out
         if x.stride() != out.stride():
             x = torch.empty_like(out).copy_(x)
-        where = None if self.where is None else torch.empty_like(out, dtype=torch.bool).copy_(self.where)
+    if where is None or (where.shape == out.shape and where.stride() == out.stride()):
         return out, x, where
+    return out, x, torch.empty_like(out, dtype=torch.bool).copy_(where)

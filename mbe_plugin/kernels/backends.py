@@ -86,7 +86,7 @@ def _automatic(x: Tensor) -> str:
     # a compiler and a subclass of Tensor (DTensor, say) know what torch's own operators do
     if torch.compiler.is_compiling() or type(x) not in PLAIN:
         return "torch"
-    backend = "triton" if x.device.type == "cuda" else "numba"
+    backend = "triton" if x.is_cuda else "numba"
     return backend if not ONE_PASS[backend].refusal(x) and backend in _taken() else "torch"
 
 

@@ -72,7 +72,7 @@ def unwatched(x: Tensor) -> bool:
     # the dispatcher takes as long as the kernel for a thousand elements
     return (
         type(x) in PLAIN
-        and x.device.type in ("cpu", "cuda")
+        and (x.is_cpu or x.is_cuda)
         and not torch.compiler.is_compiling()
         and torch._C._len_torch_dispatch_stack() == 0
         and torch._C._functorch.peek_interpreter_stack() is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -9,16 +11,19 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from mbe_plugin.fitting.functions import Scalar
-from mbe_plugin.kernels import backends, operator
+from mbe_plugin.kernels import backends, numba_cpu, operator
 from mbe_plugin.kernels.asked import Asked
 from mbe_plugin.kernels.gradients import Detour
 from mbe_plugin.neuron.scaling import compute_dtype
-from mbe_plugin.neuron.tables import Tables
-from mbe_plugin.node import MBENode
+from mbe_plugin.neuron.tables import TABLE_FIELDS, Tables
+from mbe_plugin.node import BUFFER_OF, MBENode
 from mbe_plugin.operators.calls import CALLS
 from mbe_plugin.operators.ranges import RangeNotice, ends_of, hold, outside
 
 COUNTERS = ("seen", "outside", "beyond")
+_PLACES = (*(BUFFER_OF.get(name, name) for name in TABLE_FIELDS), "calibrated", *COUNTERS)
+Words = array  # a neuron as numba_cpu.calls has it
+Powers = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 class NeuronFactory(Protocol):
@@ -57,6 +62,10 @@ class SpikeListener(Protocol):
         """See the class."""
         ...
 
+    def room(self) -> tuple[Tensor, Tensor] | None:
+        """A CPU kernel may add to these counts and tally (see NeuronEvents) in place of telling it; None: it may not."""
+        ...
+
     def __call__(self, x: Tensor, where: Tensor | None, shared: Tensor | None, counted: Counted) -> None:
         """A call."""
         ...
@@ -91,6 +100,7 @@ class CalibratedNode(MBENode):
         self.fit_error = fit_error
         self.spike_listener: SpikeListener | None = None
         self.notice = RangeNotice()
+        self._told: tuple[tuple, Words | None] | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
         """forward() with the module's hooks, unless somebody stands in for the thread's neurons."""
@@ -100,24 +110,27 @@ class CalibratedNode(MBENode):
 
     def forward(self, x: Tensor, dim: int = -1, where: Tensor | None = None) -> Tensor:
         """Decoded value of x; ``where`` marks the elements that take part (others are not counted)."""
-        if self._passes_once(x):
-            return self._in_one_pass(x, where)
+        backend = self._kernel_for(x)
+        if backend is not None:
+            return self._in_one_pass(backend, x, where)
         self.count_range(x, where)
         x = self.without_dead_zone(x)
         if self.spike_listener is not None:
             self.spike_listener(x, where, None, None)
         return self.single_step_forward(x)
 
-    def _passes_once(self, x: Tensor) -> bool:
-        """Whether a kernel finds value, range and counts together."""
-        return (
-            isinstance(x, Tensor)
-            and self._takes_kernel(x)
-            and not (torch.is_grad_enabled() and x.requires_grad)
-        )
+    def _kernel_for(self, x: Tensor) -> str | None:
+        """The backend whose kernel finds value, range and counts together, if there is one."""
+        if not isinstance(x, Tensor) or (x.requires_grad and torch.is_grad_enabled()):
+            return None
+        backend = self._runs_on(x)
+        return backend if backend in backends.ONE_PASS else None
 
-    def _in_one_pass(self, x: Tensor, where: Tensor | None) -> Tensor:
-        """forward(x, where=where) where _passes_once(x)."""
+    def _in_one_pass(self, backend: str, x: Tensor, where: Tensor | None) -> Tensor:
+        """forward(x, where=where) by the kernel of _kernel_for(x)."""
+        words = self.words(x, x.dtype) if backend == "numba" and operator.unwatched(x) else None
+        if words is not None:
+            return self._on_cpu(words, x, where)
         sent = self.without_dead_zone(x)
         ranged = self._ranged(x) if sent is x else {}
         y, ends, counts = self._by_kernel(sent, where, counted=self.spike_listener is not None, **ranged)
@@ -129,6 +142,49 @@ class CalibratedNode(MBENode):
         if self.spike_listener is not None:
             self.spike_listener(sent, where, None, (*self._counts_of(counts), None))
         return y
+
+    def _on_cpu(self, words: Words, x: Tensor, where: Tensor | None) -> Tensor:
+        """_in_one_pass(x, where) by a kernel that adds to the counters and to a recording, too."""
+        y, lost = self._counted(words, x, where)
+        if lost:
+            self.say_lost(x, where)
+        return y
+
+    def _counted(
+        self, words: Words, x: Tensor, where: Tensor | None, scores: bool = False
+    ) -> tuple[Tensor, bool]:
+        """numba_cpu.calls.counted."""
+        # a converted network's forward runs under a function mode, which every small call here would enter
+        with torch._C.DisableTorchFunction():
+            return numba_cpu.for_neurons().counted(words, x, where, scores)
+
+    def words(self, x: Tensor, dtype: torch.dtype) -> Words | None:
+        """What Numba's kernels are told of this neuron, to whose counters they add what it gets, like x, of a dtype.
+
+        Only to be read; None where they cannot know all of it. Kept until a table has another place: its numbers are read
+        in every call.
+        """
+        if self.dead_zone:
+            return None
+        places = [self._buffers[name].data_ptr() for name in _PLACES]
+        told = dtype, self._simulate, self.halving, self.first_spike, self._kept_bits, places
+        kept = self._told
+        if kept is None or kept[0] != told:
+            self._told = kept = told, self._made_words(x, dtype)
+        if self.spike_listener is None or kept[1] is None:
+            return kept[1]
+        room = self.spike_listener.room()
+        if room is None or room[0].shape != self.th.shape:
+            return None
+        return numba_cpu.for_neurons().recorded(kept[1], *room)
+
+    def _made_words(self, x: Tensor, dtype: torch.dtype) -> Words | None:
+        self._check_device(x)
+        buffers = [self._buffers[name] for name in _PLACES]
+        if not all(buffer is not None and buffer.is_cpu and buffer.is_contiguous() for buffer in buffers):
+            return None
+        asked = self._asked(calibrated=self.calibrated, accurate=self._accurate_numbers(dtype))
+        return numba_cpu.for_neurons().words_of(asked, [self._buffers[name] for name in COUNTERS])
 
     def _ranged(self, x: Tensor) -> dict[str, Any]:
         """What makes a kernel count what leaves the range, off the CPU, where nobody waits for its ends."""
@@ -147,22 +203,40 @@ class CalibratedNode(MBENode):
         self.beyond.add_(left - lost)
         return counts[:-2]
 
-    def numerators(self, scores: Tensor) -> tuple[Tensor, Tensor | None, Tensor] | None:
-        """Where nobody looks at the inputs: 2^x of a softmax's scores over the last dimension, as Softmax has it.
+    def numerators(self, scores: Tensor, powers: Powers) -> Tensor | None:
+        """Where nobody looks at the inputs: 2^x of a softmax's scores over the last dimension, as Softmax has it, counted.
 
-        With the ends [2] of the powers (None where their range has been counted) and how many are sent [], which the
-        caller counts. None where it goes the long way.
+        powers: what the neuron gets for scores [...], and which of it is sent. None where it goes the long way.
         """
         listener = self.spike_listener
         heard = listener is not None and not listener.counts_suffice
-        if heard or not self._is_alone() or torch.compiler.is_compiling() or not self._passes_once(scores):
+        if heard or not self._is_alone() or torch.compiler.is_compiling():
             return None
-        ranged = self._ranged(scores)
+        backend = self._kernel_for(scores)
+        if backend is None:
+            return None
+        words = (
+            self.words(scores, scores.dtype) if backend == "numba" and operator.unwatched(scores) else None
+        )
+        if words is None:
+            return self._watched_numerators(scores, powers)
+        y, lost = self._counted(words, scores, None, scores=True)
+        if lost and not self.notice.given:
+            self.say_lost(*powers(scores))
+        return y
+
+    def _watched_numerators(self, scores: Tensor, powers: Powers) -> Tensor:
+        """numerators() by a kernel that keeps what it counts to itself."""
+        listener, ranged = self.spike_listener, self._ranged(scores)
         y, ends, counts = self._by_kernel(scores, counted=listener is not None, scores=True, **ranged)
         counts = self._without_range(counts) if ranged else counts
+        if ranged or hold(self.calibrated, ends_of(scores, ends)):
+            self.seen.add_(counts[-1])
+        else:
+            self.count_range(*powers(scores))
         if listener is not None:
             listener(scores, None, None, (*self._counts_of(counts), counts[-1]))
-        return y, None if ranged else ends, counts[-1]
+        return y
 
     def _is_alone(self) -> bool:
         """Whether nobody stands in for this neuron or looks at its calls, but for a listener."""
@@ -175,14 +249,13 @@ class CalibratedNode(MBENode):
         )
         return CALLS.taken_by is None and not self.dead_zone and not hooked
 
-    def fuses(self, x: Tensor) -> bool:
-        """Whether an operator may compute this neuron inside a kernel of its own, on a GPU, for an input as x."""
+    def fuses(self, backend: str, x: Tensor) -> bool:
+        """Whether an operator may compute this neuron inside a kernel of its own on this backend, for an input as x."""
         return (
             type(self) is CalibratedNode
-            and self.spike_listener is None
+            and (self.spike_listener is None or (backend == "numba" and self.spike_listener.counts_suffice))
             and self._is_alone()
-            and self._passes_once(x)
-            and backends.runs_on(self.backend, x) == "triton"
+            and self._kernel_for(x) == backend
             and operator.unwatched(x)
         )
 
@@ -237,9 +310,16 @@ class CalibratedNode(MBENode):
         lost = left if accurate is calibrated else outside(value, accurate, where)
         self.outside.add_(torch.count_nonzero(lost))
         self.beyond.add_(torch.count_nonzero(left) - torch.count_nonzero(lost))
-        if ends is not None and not self.notice.given and bool(lost.any()):
-            low, high = self.calibrated.tolist()
-            self.notice.give(self.site, self.role, low, high, value[lost][0].item())
+        if ends is not None and bool(lost.any()):
+            self.say_lost(value, where)
+
+    def say_lost(self, value: Tensor, where: Tensor | None = None) -> None:
+        """Warn of a value that lies beyond the range of accuracy, unless it was done before."""
+        if self.notice.given:
+            return
+        lost = value[outside(value, self._limits(value.dtype)[1], where)]
+        low, high = self.calibrated.tolist()
+        self.notice.give(self.site, self.role, low, high, lost[0].item())
 
     def see(self, x: Tensor, where: Tensor | None) -> None:
         """Add x to ``seen``."""
@@ -291,13 +371,22 @@ class CalibratedNode(MBENode):
         return ", ".join(shown)
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "spike_listener": None}
+        return {**self.__dict__, "spike_listener": None, "_told": None}
 
 
-def fusing(x: Tensor, *neurons: nn.Module) -> list[CalibratedNode] | None:
-    """The neurons, if an operator may compute all of them inside a kernel of its own."""
-    found = [neuron for neuron in neurons if isinstance(neuron, CalibratedNode) and neuron.fuses(x)]
+def fusing(backend: str, x: Tensor, *neurons: nn.Module) -> list[CalibratedNode] | None:
+    """The neurons, if an operator may compute all of them inside a kernel of its own on this backend."""
+    found = [neuron for neuron in neurons if isinstance(neuron, CalibratedNode) and neuron.fuses(backend, x)]
     return found if len(found) == len(neurons) else None
+
+
+def words_inside(x: Tensor, *neurons: nn.Module) -> list[Words] | None:
+    """What an operator tells a Numba kernel of the neurons that it computes in float32 made of x; None if it may not."""
+    fused = fusing("numba", x, *neurons) if x.is_contiguous() else None
+    if fused is None:
+        return None
+    found = [neuron.words(x, torch.float32) for neuron in fused]
+    return None if None in found else found  # type: ignore[return-value]
 
 
 def _straight_through(x: Tensor, gradient: Tensor) -> Tensor:

@@ -7,8 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mbe_plugin.kernels import numba_cpu
+from mbe_plugin.kernels.backends import PLAIN
+from mbe_plugin.kernels.numba_cpu import DTYPES
+from mbe_plugin.neuron.scaling import compute_dtype
 from mbe_plugin.operators.base import SpikingOperator
-from mbe_plugin.operators.neuron import CalibratedNode, NeuronFactory, fusing
+from mbe_plugin.operators.neuron import CalibratedNode, NeuronFactory, fusing, words_inside
 
 
 class Normalization(SpikingOperator):
@@ -28,23 +32,69 @@ class Normalization(SpikingOperator):
 
     def normalize(self, x: Tensor, dims: Sequence[int], eps: float) -> Tensor:
         """x normalised over dims, in float32 (float64 for float64)."""
-        work = x.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
-        if self.centered:
-            work = work - work.mean(dim=list(dims), keepdim=True)
+        work = self._centered(x.to(compute_dtype(x)), dims)
         deviation = self.deviation(work, dim=dims[-1])
-        variance = (deviation * deviation).mean(dim=list(dims), keepdim=True)
-        return deviation * self.rsqrt(variance + eps)
+        return deviation * self.rsqrt(_mean_square(deviation, dims) + eps)
+
+    def _centered(self, work: Tensor, dims: Sequence[int]) -> Tensor:
+        return work - work.mean(dim=list(dims), keepdim=True) if self.centered else work
 
     def over_last(
         self, x: Tensor, dims: int, eps: float, weight: Tensor | None, bias: Tensor | None
     ) -> Tensor:
-        """x normalised over its last dimensions, times weight plus bias, in x's dtype; on a GPU in one pass."""
-        neurons = fusing(x, self.deviation, self.rsqrt)
-        if neurons and not any(_is_differentiated(p) for p in (weight, bias)):
-            y = _in_one_pass(neurons, x, x.shape[-dims:].numel(), eps, self.centered, weight, bias)
-            if y is not None:
-                return y
+        """x normalised over its last dimensions, times weight plus bias, in x's dtype; in one pass where that can be."""
+        if not any(_is_differentiated(p) for p in (weight, bias)):
+            for in_one_pass in (self._on_cpu, self._on_gpu):
+                y = in_one_pass(x, x.shape[-dims:].numel(), eps, weight, bias)
+                if y is not None:
+                    return y
         return _affine(self.normalize(x, range(-dims, 0), eps), weight, bias).to(x.dtype)
+
+    def _on_gpu(
+        self, x: Tensor, columns: int, eps: float, weight: Tensor | None, bias: Tensor | None
+    ) -> Tensor | None:
+        """over_last by one kernel of Triton's, or None where it has none for such neurons or rows."""
+        neurons = fusing("triton", x, self.deviation, self.rsqrt)
+        if neurons is None:
+            return None
+        from mbe_plugin.kernels.triton_gpu import norms
+
+        deviation, rsqrt = (neuron.asked_inside(x.device) for neuron in neurons)
+        if deviation.form != "identity" or not 0 < columns <= norms.MOST_COLUMNS:
+            return None
+        y, counts = norms.normalized(x, columns, eps, self.centered, weight, bias, deviation, rsqrt)
+        neurons[0].count_inside(x.numel(), counts[:2])
+        neurons[1].count_inside(x.numel() // columns, counts[2:])
+        return y
+
+    def _on_cpu(
+        self, x: Tensor, columns: int, eps: float, weight: Tensor | None, bias: Tensor | None
+    ) -> Tensor | None:
+        """The same by one of Numba's."""
+        told = words_inside(x, self.deviation, self.rsqrt)
+        if told is None or not x.numel() or not all(_suits(p, columns) for p in (weight, bias)):
+            return None
+        with torch._C.DisableTorchFunction():
+            work = x.to(torch.float32)
+            found = numba_cpu.for_rows().normalized(work, columns, eps, self.centered, weight, bias, *told)
+            if found is None:
+                return None
+            y, *lost = found
+            if any(lost):
+                self._say_lost(work.view(-1, columns), eps, lost)
+            return y.to(x.dtype)
+
+    def _say_lost(self, rows: Tensor, eps: float, lost: Sequence[bool]) -> None:
+        """Warn of what a kernel has seen leave the range of the deviation's neuron, or of the other."""
+        first, second = self.deviation, self.rsqrt
+        assert isinstance(first, CalibratedNode) and isinstance(second, CalibratedNode)
+        if first.notice.given and second.notice.given:
+            return
+        deviation = self._centered(rows, (-1,))
+        if lost[0]:
+            first.say_lost(deviation)
+        if lost[1]:
+            second.say_lost(_mean_square(first.decoded(deviation), (-1,)) + eps)
 
 
 class LayerNorm(Normalization):
@@ -153,25 +203,16 @@ def _per_channel(
     return tuple(None if p is None else p.reshape(shape) for p in (weight, bias))  # type: ignore[return-value]
 
 
-def _in_one_pass(
-    neurons: list[CalibratedNode],
-    x: Tensor,
-    columns: int,
-    eps: float,
-    centered: bool,
-    weight: Tensor | None,
-    bias: Tensor | None,
-) -> Tensor | None:
-    """Normalization.over_last by one kernel, or None where it has none for such neurons or rows."""
-    from mbe_plugin.kernels.triton_gpu import norms
+def _mean_square(deviation: Tensor, dims: Sequence[int]) -> Tensor:
+    return (deviation * deviation).mean(dim=list(dims), keepdim=True)
 
-    deviation, rsqrt = (neuron.asked_inside(x.device) for neuron in neurons)
-    if deviation.form != "identity" or not 0 < columns <= norms.MOST_COLUMNS:
-        return None
-    y, counts = norms.normalized(x, columns, eps, centered, weight, bias, deviation, rsqrt)
-    neurons[0].count_inside(x.numel(), counts[:2])
-    neurons[1].count_inside(x.numel() // columns, counts[2:])
-    return y
+
+def _suits(parameter: Tensor | None, columns: int) -> bool:
+    """Whether Numba's kernel can read a gain or a shift."""
+    if parameter is None:
+        return True
+    plain = type(parameter) in PLAIN and parameter.is_cpu and parameter.dtype in DTYPES
+    return plain and parameter.numel() == columns
 
 
 def _is_differentiated(parameter: Tensor | None) -> bool:

@@ -56,7 +56,7 @@ class SharedScaleNode(CalibratedNode):
     def forward(self, x: Tensor, dim: int = -1, where: Tensor | None = None) -> Tensor:
         """Decoded value of x, scaled along ``dim``, the contracted dimension."""
         alone = self.spike_listener is None and not self.centered
-        if alone and self._passes_once(x) and x.is_contiguous():
+        if alone and self._kernel_for(x) is not None and x.is_contiguous():
             return self._scaled_in_one_pass(x, dim, where)
         reduced, exponent = self.scaled(x, dim)
         self.count_range(reduced if self.shared == "channel" else self.distance(x, dim), where)
@@ -65,7 +65,7 @@ class SharedScaleNode(CalibratedNode):
         return self._restored(self.single_step_forward(reduced), exponent, dim).to(x.dtype)
 
     def _scaled_in_one_pass(self, x: Tensor, dim: int, where: Tensor | None) -> Tensor:
-        """forward(x, dim, where) where _passes_once(x), for contiguous x and without a listener."""
+        """forward(x, dim, where) where there is a _kernel_for(x), for contiguous x and without a listener."""
         sent = self.without_dead_zone(x)
         exponents = self._exponent(sent.to(compute_dtype(x)), dim)
         ranged = self._ranged(x) if sent is x else {}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mbe_plugin.kernels import numba_cpu
 from mbe_plugin.operators.base import SpikingOperator
-from mbe_plugin.operators.neuron import CalibratedNode, NeuronFactory, fusing, within
-from mbe_plugin.operators.ranges import ends_of, hold
+from mbe_plugin.operators.neuron import CalibratedNode, NeuronFactory, fusing, within, words_inside
 from mbe_plugin.operators.unary import LOG2_E
 
 DEEPEST = -125.0  # 2^-125 of the row's largest is where a weight is sent no more
@@ -37,9 +37,9 @@ class Softmax(SpikingOperator):
         if x.shape[dim] == 0:
             return x  # rows without entries have no maximum
         if isinstance(self.exp2, CalibratedNode) and dim in (-1, x.dim() - 1) and x.is_contiguous():
-            found = self.exp2.numerators(x)
+            found = self.exp2.numerators(x, _powers)
             if found is not None:
-                return _noted(self.exp2, x, *found)
+                return found
         z, sent = _powers(x, dim)
         # a NaN score must stay visible, so only masked entries are set to zero
         y = self.exp2(z, where=sent)
@@ -58,10 +58,37 @@ class Softmax(SpikingOperator):
         out_dtype = dtype or input.dtype
         x = input.to(torch.float64 if out_dtype == torch.float64 else torch.float32)
         numerators = self.numerators(x, dim)
-        return (numerators * self.inverse_of(numerators.sum(dim=dim, keepdim=True))).to(out_dtype)
+        total = numerators.sum(dim=dim, keepdim=True)
+        along_rows = dim in (-1, x.dim() - 1)
+        return (self.divided(numerators, total) if along_rows else numerators * self.inverse_of(total)).to(
+            out_dtype
+        )
+
+    def divided(self, x: Tensor, total: Tensor, encoder: nn.Module | None = None) -> Tensor:
+        """encoder(x) / total by the reciprocal neuron, for rows x [..., C] and their totals [..., 1]."""
+        y = self._divided_on_cpu(x, total, encoder)
+        if y is not None:
+            return y
+        return (x if encoder is None else encoder(x)) * self.inverse_of(total)
+
+    def _divided_on_cpu(self, x: Tensor, total: Tensor, encoder: nn.Module | None) -> Tensor | None:
+        """divided() by one kernel of Numba's, or None where it has none for such neurons or rows."""
+        told = None
+        if x.dtype == total.dtype == torch.float32 and x.numel() and total.is_contiguous():
+            told = words_inside(x, *([] if encoder is None else [encoder]), self.reciprocal)
+        followed = total.requires_grad and torch.is_grad_enabled()
+        if told is None or followed or total.shape[:-1] != x.shape[:-1]:
+            return None
+        with torch._C.DisableTorchFunction():
+            y, *lost = numba_cpu.for_rows().divided(x, total, None if encoder is None else told[0], told[-1])
+            if lost[0]:
+                encoder.say_lost(x)  # type: ignore[union-attr, operator]  # a CalibratedNode, as the other
+            if lost[1]:
+                self.reciprocal.say_lost(total, total != 0)  # type: ignore[operator]
+            return y
 
 
-def _powers(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+def _powers(x: Tensor, dim: int = -1) -> tuple[Tensor, Tensor]:
     """z of the scores x, 0 for what is masked or too small, and which are sent."""
     lowest = torch.finfo(x.dtype).min
     log2 = (x * LOG2_E).clamp_min(lowest)  # finite masks stay finite, as in the ANN
@@ -69,15 +96,6 @@ def _powers(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     z = log2 - shift
     sent = (z > DEEPEST) & (x != -torch.inf)
     return torch.where(sent | z.isnan(), z, 0.0), sent
-
-
-def _noted(exp2: CalibratedNode, x: Tensor, y: Tensor, ends: Tensor | None, sent: Tensor) -> Tensor:
-    """y, after the powers' range has been counted."""
-    if ends is None or hold(exp2.calibrated, ends_of(x, ends)):
-        exp2.seen.add_(sent)
-    else:
-        exp2.count_range(*_powers(x, -1))
-    return y
 
 
 class Attention(SpikingOperator):
@@ -122,7 +140,8 @@ class Attention(SpikingOperator):
             if out is not None:
                 return out.to(query.dtype)
         mixed, total = self._in_turns(q, k, v, attn_mask, is_causal, dropout_p, 0)
-        return (self.mixed(mixed) * self.softmax.inverse_of(total)).to(query.dtype)
+        out = self.softmax.divided(mixed, total, self.mixed)
+        return out.to(query.dtype)
 
     def _in_turns(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, dropout_p: float, first: int
@@ -147,7 +166,8 @@ class Attention(SpikingOperator):
         return torch.cat(mixed, dim), torch.cat(totals, dim)
 
     def _most(self, q: Tensor) -> int:
-        listened = getattr(self.softmax.exp2, "spike_listener", None) is not None
+        listener = getattr(self.softmax.exp2, "spike_listener", None)
+        listened = listener is not None and not listener.counts_suffice
         at_ease = listened or q.device.type != "cpu" or torch.compiler.is_compiling()
         return MOST_SCORES if at_ease else min(MOST_SCORES, MOST_IN_CACHE)
 
@@ -169,7 +189,7 @@ def _in_one_pass(
     if q.shape[:-1].numel() * k.shape[-2] < TILED_FROM:
         return None
     coded = [] if isinstance(of.weights, nn.Identity) else [of.weights]
-    neurons = fusing(q, of.softmax.exp2, of.softmax.reciprocal, of.mixed, *coded)
+    neurons = fusing("triton", q, of.softmax.exp2, of.softmax.reciprocal, of.mixed, *coded)
     operands = [t for t in (q, k, v, mask) if t is not None]
     followed = torch.is_grad_enabled() and any(t.requires_grad for t in operands)
     if neurons is None or followed or torch.is_autocast_enabled(q.device.type):

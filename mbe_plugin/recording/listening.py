@@ -20,6 +20,7 @@ class Listener:
 
     listen: Callable[[Tensor, Tensor | None, Tensor | None, Counted], None]
     counts_suffice: bool
+    room: Callable[[], tuple[Tensor, Tensor] | None] = lambda: None
 
     def __call__(
         self, x: Tensor, where: Tensor | None, shared: Tensor | None, counted: Counted = None
@@ -46,6 +47,10 @@ class _Listeners:
     def __init__(self, each: tuple[SpikeListener, ...]) -> None:
         self.each = each
         self.counts_suffice = all(listener.counts_suffice for listener in each)
+
+    def room(self) -> tuple[Tensor, Tensor] | None:
+        """That of a listener that is alone."""
+        return self.each[0].room() if len(self.each) == 1 else None
 
     def __call__(self, x: Tensor, where: Tensor | None, shared: Tensor | None, counted: Counted) -> None:
         for listen in self.each:

@@ -51,7 +51,12 @@ def record(
     if most is not None and most < 1:
         raise ValueError(f"most must be 1 or more elements of a call, got {most}")
     recording, adding = Recording(), Lock()
-    listeners = [(node, _listener(recording, adding, node, trains, most)) for node in chosen(snn, sites)]
+    nodes = list(chosen(snn, sites))
+    rooms = _rooms(nodes) if not trains and most is None else [None] * len(nodes)
+    listeners = [
+        (node, _listener(recording, adding, node, trains, most, room))
+        for node, room in zip(nodes, rooms, strict=True)
+    ]
     ledger = told(_Delivered(recording, adding, receiving(snn, sites))) if deliveries else nullcontext()
     with listening(listeners), ledger:
         yield recording
@@ -87,7 +92,12 @@ class _Delivered(Ledger):
 
 
 def _listener(
-    recording: Recording, adding: Lock, node: CalibratedNode, trains: bool, most: int | None
+    recording: Recording,
+    adding: Lock,
+    node: CalibratedNode,
+    trains: bool,
+    most: int | None,
+    room: Room = None,
 ) -> SpikeListener:
     numbers: list[MBENode] = []  # of the neuron, once a train is kept
 
@@ -102,7 +112,32 @@ def _listener(
                     numbers[:] = numbers or [numbers_of(node)]
                     neuron.calls.append(train_of(numbers[0], x.detach(), where, shared))
 
-    return Listener(listen, counts_suffice=not trains and most is None)
+    def entered() -> tuple[Tensor, Tensor] | None:
+        if room is None:
+            return None
+        if key not in recording.neurons:
+            with adding:
+                events = NeuronEvents(room[0], node.bases_per_element, room[1])
+                recording.neurons.setdefault(key, events)
+        found = recording.neurons[key]
+        return found.counts, found.tally
+
+    key = node.site, node.role
+    return Listener(listen, counts_suffice=not trains and most is None, room=entered)
+
+
+Room = tuple[Tensor, Tensor] | None  # for counts [T, N] and a tally [3]
+
+
+def _rooms(nodes: list[CalibratedNode]) -> list[Room]:
+    """Of each neuron on the CPU, made at once: torch takes longer for a tensor than a kernel for a small call."""
+    sizes = [size for node in nodes for size in (node.th.numel(), 3)]
+    with looking():
+        parts = torch.zeros(sum(sizes), dtype=torch.int64, device="cpu").split(sizes)
+        return [
+            (counts.view(node.th.shape), tally) if node.th.is_cpu else None
+            for node, counts, tally in zip(nodes, parts[::2], parts[1::2], strict=True)
+        ]
 
 
 def _neuron(recording: Recording, node: CalibratedNode, like: Tensor, trains: bool) -> NeuronEvents:

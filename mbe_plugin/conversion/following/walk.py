@@ -8,12 +8,13 @@ While the outermost frame runs, a TorchFunctionMode watches every torch function
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NoReturn
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode, _pop_mode_temporarily
 
 from mbe_plugin.conversion.following.frames import SLOT, UNIT, Frame, Refusal, inside_operator
 from mbe_plugin.conversion.marks import (
@@ -255,15 +256,22 @@ class Router(WatchedForward):
             out = inside_operator(exact)
             mark(out, ACTIVATION)
             return out
-        out = self.run(
-            sites.site(spec.function),
-            operator,
-            {"input": x},
-            lambda: operator(*spec.arguments(frame.module, x)),
-            exact,
-        )
+        with self._off():
+            out = self.run(
+                sites.site(spec.function),
+                operator,
+                {"input": x},
+                lambda: operator(*spec.arguments(frame.module, x)),
+                exact,
+            )
         mark(out, spec.emits)
         return out
+
+    def _off(self) -> AbstractContextManager[Any]:
+        """While this lasts no call comes to this mode, if it is the innermost: as torch has it within a site's function."""
+        if torch.compiler.is_compiling() or _get_current_function_mode() is not self:
+            return nullcontext()
+        return _pop_mode_temporarily()
 
     def run(
         self,

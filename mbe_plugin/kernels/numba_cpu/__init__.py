@@ -6,6 +6,10 @@ the first call comes; the kernel is compiled then, and kept on the disk (NUMBA_C
 
 from __future__ import annotations
 
+import sys
+from functools import cache
+from types import ModuleType
+
 import torch
 from torch import Tensor
 
@@ -22,6 +26,33 @@ def missing() -> list[str]:
 
 def refusal(x: Tensor) -> str | None:
     """Why there is no kernel for this input, or None."""
-    if x.device.type != "cpu":
+    if not x.is_cpu:
         return f"an input on {x.device}"
     return None if x.dtype in DTYPES else f"an input of {x.dtype}"
+
+
+@cache
+def for_neurons() -> ModuleType:
+    """How a neuron's call reaches its kernel; compiles it first, or loads it."""
+    from mbe_plugin.kernels.numba_cpu import calls
+
+    return calls
+
+
+@cache
+def for_rows() -> ModuleType:
+    """The same of the kernels over rows."""
+    from mbe_plugin.kernels.numba_cpu import row_calls
+
+    return row_calls
+
+
+def loaded() -> bool:
+    """Whether the kernels are in this process."""
+    return f"{__name__}.calls" in sys.modules and f"{__name__}.row_calls" in sys.modules
+
+
+def load() -> None:
+    """Load the kernels; the first time on a machine that compiles them."""
+    for_neurons()
+    for_rows()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import struct
 from array import array
-from math import prod
+from collections.abc import Sequence
+from math import inf, prod
 
 import torch
 from torch import Tensor
 
-from mbe_plugin.kernels.asked import Asked
+from mbe_plugin.kernels.asked import Asked, laid_out
 from mbe_plugin.kernels.numba_cpu import DTYPES, compiled, teams
 from mbe_plugin.neuron.scaling import KINDS, POWERS, REDUCTIONS
 
@@ -19,30 +21,77 @@ POWER = {power: number for number, power in enumerate(POWERS)}
 SHARED = {name: number for number, name in enumerate(("", "tensor", "channel", "token"))}
 DTYPE = {dtype: number for number, dtype in enumerate(DTYPES)}
 
+Words = array  # of int64, by compiled.ARGUMENTS
+NOWHERE = (inf, -inf)  # no range of accuracy beside the calibrated one
+
+
+def words_of(asked: Asked, counters: Sequence[Tensor] = ()) -> Words:
+    """What the kernel is told of a neuron, but for its input: room for one call's, whose tables are contiguous.
+
+    counters: ``seen``, ``outside`` and ``beyond``, int64 [], to which it adds what it counts of ``asked.calibrated``.
+    """
+    kind = REDUCTIONS[asked.reduction]
+    time_steps, bases = asked.tables[0].shape
+    low, high = map(float32_bits, asked.accurate or NOWHERE)
+    return array("q", (
+        0, 0, 0, 0, 0, 0, 0, FORM[asked.form], KIND[kind.kind], POWER[kind.power],
+        asked.mirrored, asked.octaves, kind.one_sided(asked.mirrored), asked.kept_bits,
+        time_steps, bases, asked.tables[4].numel(), *(table.data_ptr() for table in asked.tables), 0, 0, 1, 1, 0,
+        asked.calibrated.data_ptr() if counters and asked.calibrated is not None else 0, low, high,
+        *(counter.data_ptr() for counter in counters or asked.tables[:3]), 0, 0, 0,
+    ))  # fmt: skip
+
+
+def float32_bits(number: float) -> int:
+    """A number as the integer that has the bits of the nearest float32."""
+    return struct.unpack("i", struct.pack("f", number))[0]
+
 
 def neuron(x: Tensor, asked: Asked) -> tuple[Tensor, Tensor, Tensor]:
     """operator.call on the CPU; float32, bfloat16 or float16."""
     out, x, where = asked.laid_out(x)
     exponents = None if asked.exponents is None else asked.exponents.contiguous()
     tables = [table if table.is_contiguous() else table.contiguous() for table in asked.tables]
-    time_steps, bases = tables[0].shape
-    kind = REDUCTIONS[asked.reduction]
     threads = teams.threads_for(x.numel())
     ends = torch.empty(threads, 2)
     row = x.shape[-1] if asked.scores else 0
     counts = torch.zeros(threads, asked.slots, dtype=torch.int64)
-    arguments = array("q", (
-        x.data_ptr(), out.data_ptr(), DTYPE[x.dtype], 0 if where is None else where.data_ptr(), counts.data_ptr(),
-        counts.shape[1], ends.data_ptr(), FORM[asked.form], KIND[kind.kind], POWER[kind.power],
-        asked.mirrored, asked.octaves, kind.one_sided(asked.mirrored), asked.kept_bits,
-        time_steps, bases, tables[4].numel(),
-        *(table.data_ptr() for table in tables), SHARED[asked.shared],
-        0 if exponents is None else exponents.data_ptr(), prod(x.shape[asked.dim :][1:]) if exponents is not None else 1,
-        x.shape[asked.dim] if x.dim() else 1, row,
-    ))  # fmt: skip
-    teams.run(
-        compiled.neuron.address or 0, arguments.buffer_info()[0], x.numel(), threads, row or compiled.BLOCK
-    )
+    words = words_of(asked._replace(tables=tables))
+    words[compiled.COUNTS], words[compiled.SLOTS] = counts.data_ptr(), counts.shape[1]
+    words[compiled.ENDS], words[compiled.SHARED] = ends.data_ptr(), SHARED[asked.shared]
+    if exponents is not None:
+        words[compiled.EXPONENTS], words[compiled.INNER] = (
+            exponents.data_ptr(),
+            prod(x.shape[asked.dim :][1:]),
+        )
+    words[compiled.ALONG] = x.shape[asked.dim] if x.dim() else 1
+    _run(words, x, out, where, threads, row)
     if threads == 1:
         return out, ends.view(2), counts.view(-1)
     return out, torch.stack([ends[:, 0].amin(), ends[:, 1].amax()]), counts.sum(0)
+
+
+def recorded(words: Words, counts: Tensor, tally: Tensor) -> Words:
+    """The same words, with which a kernel also adds to a recording's counts [T, N] and tally [3]; see NeuronEvents."""
+    told = words[:]
+    told[compiled.SPIKES], told[compiled.TALLY] = counts.data_ptr(), tally.data_ptr()
+    return told
+
+
+def counted(words: Words, x: Tensor, where: Tensor | None, scores: bool = False) -> tuple[Tensor, bool]:
+    """Decoded values of x by a neuron whose counters are among its words, and whether inputs were lost.
+
+    x, where: as Asked has them; scores: as there. The words stay as they are, for calls in other threads.
+    """
+    out, x, where = laid_out(x, where, in_order=scores)
+    told = words[:]
+    _run(told, x, out, where, teams.threads_for(x.numel()), x.shape[-1] if scores else 0)
+    return out, told[compiled.LOST] != 0
+
+
+def _run(words: Words, x: Tensor, out: Tensor, where: Tensor | None, threads: int, row: int) -> None:
+    words[compiled.INPUT], words[compiled.OUTPUT] = x.data_ptr(), out.data_ptr()
+    words[compiled.DTYPE], words[compiled.SCORES] = DTYPE[x.dtype], row
+    if where is not None:
+        words[compiled.WHERE] = where.data_ptr()
+    teams.run(compiled.neuron.address or 0, words.buffer_info()[0], x.numel(), threads, row or compiled.BLOCK)

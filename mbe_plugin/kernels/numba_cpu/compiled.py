@@ -33,12 +33,13 @@ LINEAR, INVERSE, ROOT, INVERSE_ROOT = range(4)
 OWN, TENSOR, CHANNEL, TOKEN = range(4)  # who has a scale in common
 ARGUMENTS = (
     "input output dtype where counts slots ends form kind power mirrored octaves one_sided kept_bits time_steps bases "
-    "banks threshold reset intensity weight bias offset gain breakpoints shared exponents inner along scores"
+    "banks threshold reset intensity weight bias offset gain breakpoints shared exponents inner along scores "
+    "calibrated accurate_low accurate_high seen outside beyond lost spikes tally"
 ).split()
 (
     INPUT, OUTPUT, DTYPE, WHERE, COUNTS, SLOTS, ENDS, FORM, KIND, POWER, MIRRORED, OCTAVES, ONE_SIDED, KEPT_BITS,
     TIME_STEPS, BASES, BANKS, THRESHOLD, RESET, INTENSITY, WEIGHT, BIAS, OFFSET, GAIN, BREAKPOINTS, SHARED, EXPONENTS,
-    INNER, ALONG, SCORES,
+    INNER, ALONG, SCORES, CALIBRATED, ACCURATE_LOW, ACCURATE_HIGH, SEEN, OUTSIDE, BEYOND, LOST, SPIKES, TALLY,
 ) = range(len(ARGUMENTS))  # fmt: skip
 
 I32, U, F = np.int32, np.uint32, np.float32
@@ -49,6 +50,8 @@ LOG2_E, LOWEST, DEEPEST = (
     F(-(2.0 - 2.0**-23) * 2.0**127),
     F(-125.0),
 )  # operators.softmax's
+LARGEST = F((2.0 - 2.0**-23) * 2.0**127)
+LARGEST_BFLOAT16, LARGEST_FLOAT16 = F((2.0 - 2.0**-7) * 2.0**127), F(65504.0)
 SQRT2, INVERSE_SQRT2 = F(2.0**0.5), F(2.0**-0.5)
 MAGNITUDE, FIELD, MANTISSA = 0x7FFFFFFF, 0xFF, 0x7FFFFF
 
@@ -97,6 +100,18 @@ def call_kernel(context: Any, kernel: Any, arguments: Any, first: Any, last: Any
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 5), build
+
+
+@intrinsic
+def add_to(context: Any, address: Any, number: Any) -> Any:
+    """Add to the integer at an address, which other threads may be adding to."""
+
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = context.get_value_type(types.int64).as_pointer()
+        builder.atomic_rmw("add", builder.inttoptr(args[0], kind), args[1], "monotonic")
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), build
 
 
 @intrinsic
@@ -194,12 +209,16 @@ def write(a, first, count, y):
     short = carray(uint16s(a[OUTPUT] + 2 * first), (BLOCK,))
     if a[DTYPE] == BFLOAT16:
         for j in range(count):
-            bits = U(bits_of(y[j]))
-            rounded = U((bits + 0x7FFF) + ((bits >> 16) & 1)) >> 16
-            short[j] = np.uint16(rounded if y[j] == y[j] else 0x7FC0)
+            short[j] = np.uint16(to_bfloat(U(bits_of(y[j]))) if y[j] == y[j] else 0x7FC0)
     else:
         for j in range(count):
             short[j] = np.uint16(to_half(U(bits_of(y[j]))))
+
+
+@stage
+def to_bfloat(bits):
+    """The bfloat16 number nearest to a float32 number that is no NaN, of two the even one."""
+    return U(U((bits + 0x7FFF) + ((bits >> 16) & 1)) >> 16)
 
 
 @stage
@@ -225,6 +244,66 @@ def update_ends(x, count, ends):
         ordered = I32(bits ^ ((bits >> 31) & MAGNITUDE))
         low, high = min(low, ordered), max(high, ordered)
     ends[0], ends[1] = low, high
+
+
+@stage
+def clear_ends(ends):
+    """No float so far."""
+    ends[0], ends[1] = 0x7FFFFFFF, -0x80000000
+
+
+@stage
+def as_compared(a, limit):
+    """A limit of a range as torch compares it with inputs of their dtype: no larger than those are, and rounded to it."""
+    if a[DTYPE] == FLOAT32:
+        return min(max(limit, -LARGEST), LARGEST)
+    most = LARGEST_BFLOAT16 if a[DTYPE] == BFLOAT16 else LARGEST_FLOAT16
+    bits = U(bits_of(min(max(limit, -most), most)))
+    return float_of(U(to_bfloat(bits) << 16)) if a[DTYPE] == BFLOAT16 else from_half(to_half(bits))
+
+
+@stage
+def limits_of(a, limits):
+    """The calibrated range, and that in which accuracy is kept, which holds it; [4]."""
+    given = carray(float32s(a[CALIBRATED]), (2,))
+    low, high = float_of(I32(a[ACCURATE_LOW])), float_of(I32(a[ACCURATE_HIGH]))
+    limits[0], limits[1] = as_compared(a, given[0]), as_compared(a, given[1])
+    limits[2], limits[3] = min(limits[0], as_compared(a, low)), max(limits[1], as_compared(a, high))
+
+
+@stage
+def count_range(count, x, asked, ends, limits, found):
+    """Those asked about, how many leave the calibrated range, and how many are decoded worse; added to found [3]."""
+    low, high, least, most = limits
+    all_inside = (in_order(ends[0]) >= low) & (in_order(ends[1]) <= high)
+    for j in range(count):
+        found[0] += asked[j]
+    if all_inside:
+        return
+    for j in range(count):
+        found[1] += I32(not ((x[j] >= low) & (x[j] <= high))) & asked[j]
+        found[2] += I32(not ((x[j] >= least) & (x[j] <= most))) & asked[j]
+
+
+@stage
+def note_range(a, found):
+    """What count_range found, added to the neuron's counters; the third to LOST, too."""
+    add_to(a[SEEN], found[0])
+    if found[1]:
+        add_to(a[OUTSIDE], found[2])
+        add_to(a[BEYOND], found[1] - found[2])
+        add_to(a.ctypes.data + 8 * LOST, found[2])
+
+
+@stage
+def note_events(a, counts, elements):
+    """Counts of spikes and, the last, of exponents, added to a recording's; TALLY is [elements, exponents, elements]."""
+    for slot in range(counts.size - 1):
+        if counts[slot]:
+            add_to(a[SPIKES] + 8 * slot, counts[slot])
+    add_to(a[TALLY], elements)
+    add_to(a[TALLY] + 8, counts[counts.size - 1])
+    add_to(a[TALLY] + 16, elements)
 
 
 @stage
@@ -375,9 +454,10 @@ def cells_of(a, size, before, limits):
     limits[count] = NAN
     if count <= MOST_COMPARED:
         return 0, ZERO, 0
-    cells, per_unit, most = fill_cells(limits, count, FEW_CELLS, before)
-    if most > 1 and size >= MANY:
-        cells, per_unit, most = fill_cells(limits, count, CELLS, before)
+    cells, per_unit, most = 0, ZERO, 0
+    for wanted in (FEW_CELLS, CELLS):
+        if wanted == FEW_CELLS or (most > 1 and size >= MANY):
+            cells, per_unit, most = fill_cells(limits, count, wanted, before)
     return (cells if most <= MOST_PER_CELL else 0), per_unit, most
 
 
@@ -588,6 +668,21 @@ def row_shift(a, first):
 
 
 @stage
+def row_shifts(a, first, start, count, shifts):
+    """row_shift of each element's row, for a block that begins at ``start``; shifts [BLOCK + 1] keeps the last one's."""
+    latest, place, stop = shifts[BLOCK], start, start + count
+    while place < stop:
+        past = (place - first) % a[SCORES]
+        if past == 0:
+            latest = row_shift(a, place)
+        end = min(place - past + a[SCORES], stop)
+        for j in range(place - start, end - start):
+            shifts[j] = latest
+        place = end
+    shifts[BLOCK] = latest
+
+
+@stage
 def in_log2(score):
     """A score in units of log 2; a mask that is finite stays finite."""
     power = score * LOG2_E
@@ -595,10 +690,10 @@ def in_log2(score):
 
 
 @stage
-def below(count, x, shift, asked):
-    """The scores in units of log 2 below the row's shift, in place, 0 for what is not sent; asked: what is."""
+def below(count, x, shifts, asked):
+    """The scores in units of log 2 below their rows' shifts, in place, 0 for what is not sent; asked: what is."""
     for j in range(count):
-        z = in_log2(x[j]) - shift
+        z = in_log2(x[j]) - shifts[j]
         sent = (z > DEEPEST) & (x[j] != -INFINITY)
         asked[j] = I32(sent)
         x[j] = z if sent | (z != z) else ZERO
@@ -688,6 +783,30 @@ def spread(a, groups, found, counts):
         found[i] = 0
 
 
+# Numba compiles an array's making anew for every number that stands in the call, so it stands here
+
+
+@stage
+def floats(count):
+    """Room for numbers."""
+    return np.empty(count, F)
+
+
+@stage
+def integers(count, value):
+    """The same number so many times."""
+    made = np.empty(count, I32)
+    for i in range(count):
+        made[i] = value
+    return made
+
+
+@stage
+def longs(count):
+    """So many zeros."""
+    return np.zeros(count, np.int64)
+
+
 @cfunc(
     types.void(types.CPointer(types.int64), types.int64, types.int64, types.int64),
     cache=True,
@@ -695,21 +814,23 @@ def spread(a, groups, found, counts):
 )
 def neuron(arguments, first, last, thread):
     """Elements first .. last - 1 of a call, by one of its threads; ARGUMENTS says what each number stands for."""
-    a = carray(arguments, (SCORES + 1,))
-    x, y = np.empty(BLOCK, F), np.empty(BLOCK, F)
-    reduced = x if a[KIND] == NONE else np.empty(BLOCK, F)
-    compared = np.empty(BLOCK, F) if a[OCTAVES] or a[MIRRORED] else reduced
-    codes, membrane = np.empty(BLOCK, F), np.empty(BLOCK, F)
-    exponent, exponents, bank = np.zeros(BLOCK, I32), np.zeros(BLOCK, I32), np.zeros(BLOCK, I32)
-    active, asked, taken = np.ones(BLOCK, I32), np.ones(BLOCK, I32), np.ones(BLOCK, I32)
-    form, slots, shared, scores = a[FORM], a[SLOTS], a[SHARED], a[SCORES]
-    before, limits = np.empty(CELLS + 1, I32), np.empty(breakpoints_of(a).size + 1, F)
+    a = carray(arguments, (TALLY + 1,))
+    x, y = floats(BLOCK), floats(BLOCK)
+    reduced = x if a[KIND] == NONE else floats(BLOCK)
+    compared = floats(BLOCK) if a[OCTAVES] or a[MIRRORED] else reduced
+    codes, membrane = floats(BLOCK), floats(BLOCK)
+    exponent, exponents, bank = integers(BLOCK, 0), integers(BLOCK, 0), integers(BLOCK, 0)
+    active, asked, taken = integers(BLOCK, 1), integers(BLOCK, 1), integers(BLOCK, 1)
+    form, shared, scores, recorded = a[FORM], a[SHARED], a[SCORES], a[SPIKES] != 0
+    slots = a[TIME_STEPS] * a[BASES] + 1 if recorded else a[SLOTS]
+    before, limits = integers(CELLS + 1, 0), floats(breakpoints_of(a).size + 1)
     per_bank = I32(a[BASES] // a[BANKS])
-    row = bank if per_bank == 1 and form == CLOSED else np.zeros(BLOCK, I32)
-    columns, at_step = np.empty((4, BLOCK), F), np.empty((4, BLOCK), F)
-    rows = np.empty((a[BASES], 4), F)
-    of_steps = np.empty((a[TIME_STEPS] if form == STEPS else 0, a[BASES], 4), F)
-    counts = carray(int64s(a[COUNTS] + 8 * thread * slots), (slots,))
+    row = bank if per_bank == 1 and form == CLOSED else integers(BLOCK, 0)
+    columns, at_step = floats(4 * BLOCK).reshape(4, BLOCK), floats(4 * BLOCK).reshape(4, BLOCK)
+    rows = floats(4 * a[BASES]).reshape(a[BASES], 4)
+    steps = a[TIME_STEPS] if form == STEPS else 0
+    of_steps = floats(4 * steps * a[BASES]).reshape(steps, a[BASES], 4)
+    counts = longs(slots) if recorded else carray(int64s(a[COUNTS] + 8 * thread * slots), (slots,))
     by_digits = slots > 1 and form in (IDENTITY, CLOSED)
     digits, slots_of_digits, groups = (
         np.zeros(BLOCK, U),
@@ -719,25 +840,31 @@ def neuron(arguments, first, last, thread):
     words = np.zeros(slots_of_digits * groups, np.uint64)
     found = np.zeros(slots_of_digits * groups * 8, np.uint16)
     bytes_of_words = words.view(np.uint8)
-    ends = np.empty(2, I32)
-    ends[0], ends[1] = 0x7FFFFFFF, -0x80000000
+    ends, ends_of_block = integers(2, 0), integers(2, 0)
+    clear_ends(ends)
+    ranged, limits_of_range, beyond_range = a[CALIBRATED] != 0, floats(4), longs(3)
+    if ranged:
+        limits_of(a, limits_of_range)
     cells, per_unit, most = 0, ZERO, 0
     if form >= CLOSED:
         cells, per_unit, most = cells_of(a, last - first, before, limits)
         rows_of_bases(a, rows)
     if form == STEPS:
         rows_of_steps(a, of_steps)
-    start, end_of_row, shift_of_row, until_spread = first, last, ZERO, UNTIL_SPREAD
+    start, until_spread, shifts = first, UNTIL_SPREAD, floats(BLOCK + 1)
     while start < last:
-        if scores and (start - first) % scores == 0:
-            end_of_row, shift_of_row = start + scores, row_shift(a, start)
-        count = min(end_of_row - start, BLOCK)
+        count = min(last - start, BLOCK)
         read(a, start, count, x)
         if scores:
-            below(count, x, shift_of_row, asked)
+            row_shifts(a, first, start, count, shifts)
+            below(count, x, shifts, asked)
         else:
             ask(a, start, count, asked)
-        if shared != CHANNEL:
+        if ranged:
+            clear_ends(ends_of_block)
+            update_ends(x, count, ends_of_block)
+            count_range(count, x, asked, ends_of_block, limits_of_range, beyond_range)
+        elif shared != CHANNEL:
             update_ends(x, count, ends)
         if shared != OWN:
             shared_exponents(a, start, count, exponents)
@@ -793,7 +920,12 @@ def neuron(arguments, first, last, thread):
         if by_digits and (until_spread < BLOCK or start >= last):
             spread(a, groups, found, counts)
             until_spread = UNTIL_SPREAD
-    write_ends(ends, carray(float32s(a[ENDS] + 8 * thread), (2,)))
+    if ranged:
+        note_range(a, beyond_range)
+        if recorded:
+            note_events(a, counts, beyond_range[0])
+    else:
+        write_ends(ends, carray(float32s(a[ENDS] + 8 * thread), (2,)))
 
 
 @cfunc(types.void(types.CPointer(types.int64)), cache=True, error_model="numpy")
