@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.modules import module as of_all_modules
 
 from mbe_plugin.fitting.functions import Scalar
 from mbe_plugin.kernels import backends, operator
@@ -19,6 +19,8 @@ from mbe_plugin.operators.calls import CALLS
 from mbe_plugin.operators.ranges import RangeNotice, ends_of, hold, outside
 
 COUNTERS = ("seen", "outside", "beyond")
+# torch's dicts of what register_module_forward_hook and its like were given; torch 2.6 has no function that asks them
+GLOBAL_HOOKS = tuple(f"_global_{way}_hooks" for way in ("forward_pre", "forward", "backward_pre", "backward"))
 
 
 class NeuronFactory(Protocol):
@@ -170,7 +172,7 @@ class CalibratedNode(MBENode):
         hooked = (
             self._forward_hooks
             or self._forward_pre_hooks
-            or _has_any_global_hook()
+            or any(getattr(of_all_modules, hooks) for hooks in GLOBAL_HOOKS)
             or "forward" in vars(self)
         )
         return CALLS.taken_by is None and not self.dead_zone and not hooked
