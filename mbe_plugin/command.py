@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mbe_plugin.errors import MBEError, StorageError
 
@@ -27,10 +27,12 @@ In Python:
     source = open_model(MODEL)
     snn = mbe_plugin.convert(source.model, read_batches(source, FILE), mbe_plugin.MBEConfig(time_steps=T))
     source.write(OUT); mbe_plugin.save(snn, OUT)"""
-REPORT = """Print what became of every operator of a network that `convert` wrote.
+REPORT = """Print what became of every operator of a network that `convert` wrote, or write it as a page for a browser.
 
 In Python:
-    print(mbe_plugin.report(mbe_plugin.load(FOLDER)))"""
+    described = mbe_plugin.report(mbe_plugin.load(FOLDER))
+    print(described)
+    described.save_html(PAGE, read_batches(open_model(FOLDER), FILE, items=B, size=B)[0])"""
 SETTINGS = (
     "time_steps",
     "bases",
@@ -77,6 +79,10 @@ def _report(options: argparse.Namespace, parser: argparse.ArgumentParser) -> Non
 
     hide_broken_torchaudio()
     described = mbe_plugin.report(mbe_plugin.load(options.folder, copy=False))
+    if options.html is not None:
+        described.save_html(options.html, _batch(options))
+        print(f"written to {options.html}")
+        return
     forms = {
         "text": described.__str__,
         "summary": described.summary,
@@ -84,6 +90,15 @@ def _report(options: argparse.Namespace, parser: argparse.ArgumentParser) -> Non
         "json": lambda: json.dumps(described.as_dict(), indent=1),
     }
     print(forms[options.form]())
+
+
+def _batch(options: argparse.Namespace) -> Any:
+    """What the page runs for its energy and rasters; None where no file was named."""
+    from mbe_plugin.sources import open_model, read_batches
+
+    if options.inputs is None:
+        return None
+    return read_batches(open_model(options.folder), options.inputs, options.batch, options.batch)[0]
 
 
 def _env(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
@@ -197,6 +212,20 @@ def _report_options(parser: argparse.ArgumentParser) -> None:
         default="text",
         help="text (default): the table of all neurons and the summary",
     )
+    add = parser.add_argument
+    add(
+        "--html",
+        type=Path,
+        metavar="PAGE",
+        help="write a page for a browser there (needs Bokeh), and print nothing else",
+    )
+    add(
+        "--inputs",
+        type=Path,
+        metavar="FILE",
+        help="for the page: inputs as for convert's --calibration, which its energy and rasters are of",
+    )
+    add("--batch", type=_count, default=4, metavar="B", help="so many of them (%(default)s)")
 
 
 def _count(text: str) -> int:

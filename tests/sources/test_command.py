@@ -191,3 +191,15 @@ def test_in_a_process_of_its_own(bert_folder: Path, sentences: Path, tmp_path: P
     assert (refused.returncode, refused.stdout) == (1, "")
     assert refused.stderr.splitlines()[-1].startswith("error: nowhere")
     assert "Traceback" not in refused.stderr
+
+
+def test_a_report_as_a_page(bert_folder: Path, sentences: Path, tmp_path: Path) -> None:
+    pytest.importorskip("bokeh", reason="needs bokeh: pip install 'mbe_plugin[html]'")
+    out, pages = tmp_path / "snn", [tmp_path / "plain.html", tmp_path / "whole.html"]
+    assert run("convert", bert_folder, "--calibration", sentences, "--time-steps", 4, "--out", out) == 0
+    assert run("report", out, "--html", pages[0]) == 0
+    assert run("report", out, "--html", pages[1], "--inputs", sentences, "--batch", 2) == 0
+    plain, whole = (page.read_text(encoding="utf-8") for page in pages)
+    assert "as a spiking network" in plain
+    assert "complete: SNN" in whole
+    assert "complete: SNN" not in plain
