@@ -19,6 +19,7 @@ copyright = "the mbe_plugin authors, Apache-2.0"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
 root_doc = "docs/index"
 include_patterns = ["README.md", "CHANGELOG.md", "SECURITY.md", "docs/**", "benchmarks/results/*.md"]
+exclude_patterns = [".*", "build", "dist", "mbe_plugin", "tests"]  # not even walked through
 html_theme = "furo"
 html_title = f"mbe_plugin {release}"
 html_show_sourcelink = False

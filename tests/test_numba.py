@@ -299,6 +299,18 @@ def test_softmax_in_one_pass(columns: int, family: str) -> None:
     assert len(seen) == 1, "a hook sees the neuron's call"
 
 
+@pytest.mark.parametrize("way", ["forward_pre", "forward", "full_backward_pre", "full_backward"])
+def test_a_hook_on_all_modules_keeps_a_softmax_out_of_the_kernel(way: str) -> None:
+    exp2 = CalibratedNode(LIBRARY["exp2"].tables(), "exp2", -126.0, 1.0, "exp2", 0.0)
+    exp2.backend = "numba"
+    assert exp2.numerators(torch.randn(3, 5)) is not None
+    handle = getattr(torch.nn.modules.module, f"register_module_{way}_hook")(lambda *call: None)
+    try:
+        assert exp2.numerators(torch.randn(3, 5)) is None
+    finally:
+        handle.remove()
+
+
 def test_threads_take_whole_rows_of_a_softmax(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     fast, slow = (

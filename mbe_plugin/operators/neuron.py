@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.modules import module as of_all_modules
 
 from mbe_plugin.fitting.functions import Scalar
 from mbe_plugin.kernels import backends, numba_cpu, operator
@@ -24,6 +24,8 @@ COUNTERS = ("seen", "outside", "beyond")
 _PLACES = (*(BUFFER_OF.get(name, name) for name in TABLE_FIELDS), "calibrated", *COUNTERS)
 Words = array  # a neuron as numba_cpu.calls has it
 Powers = Callable[[Tensor], tuple[Tensor, Tensor]]
+# torch's dicts of what register_module_forward_hook and its like were given; torch 2.6 has no function that asks them
+GLOBAL_HOOKS = tuple(f"_global_{way}_hooks" for way in ("forward_pre", "forward", "backward_pre", "backward"))
 
 
 class NeuronFactory(Protocol):
@@ -244,7 +246,7 @@ class CalibratedNode(MBENode):
         hooked = (
             self._forward_hooks
             or self._forward_pre_hooks
-            or _has_any_global_hook()
+            or any(getattr(of_all_modules, hooks) for hooks in GLOBAL_HOOKS)
             or "forward" in vars(self)
         )
         return CALLS.taken_by is None and not self.dead_zone and not hooked
