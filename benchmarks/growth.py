@@ -87,7 +87,9 @@ def markdown(elements: list[Grown], tokens: list[Grown], backend: str) -> str:
     return (
         f"# Growth\n\n{provenance()}. Backend {backend!r}, T = {TIME_STEPS}; medians of interleaved calls; both sides "
         "allocate their outputs.\n\n## One neuron: time is linear in elements\n\n"
-        + markdown_table(["elements", "F.gelu, ns an element", "neuron, ns an element", "neuron / F.gelu"], one)
+        + markdown_table(
+            ["elements", "F.gelu, ns an element", "neuron, ns an element", "neuron / F.gelu"], one
+        )
         + "\n\n## BERT of two layers, one sequence: memory is linear in the length\n\nIts time is not: scores are of every "
         "token with every other, in both networks.\n\n" + markdown_table(header, other) + "\n"
     )
@@ -116,7 +118,9 @@ def draw(elements: list[Grown], tokens: list[Grown], path: Path) -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=RESULTS)

@@ -130,9 +130,9 @@ def settings(options: argparse.Namespace) -> Iterator[Setting]:
 
 def measure(setting: Setting, rounds: int) -> Row:
     """Times in one process, each peak of memory in another."""
-    times = elsewhere(_times, setting, rounds)
-    weights, ann = elsewhere(_memory, setting, "ann")
-    snn = elsewhere(_memory, setting, "snn")[1]
+    times = elsewhere(times_of, setting, rounds)
+    weights, ann = elsewhere(memory_of, setting, "ann")
+    snn = elsewhere(memory_of, setting, "snn")[1]
     base, (p20, p50, p80) = times["ann"][1], times["snn"]
     ratios = p50 / base, NETWORKS[setting.network].goal, times["counted"][1] / p50
     return Row(*vars(setting).values(), base, p20, p50, p80, *ratios, weights, ann, snn)
@@ -152,7 +152,7 @@ def _loading(folder: str) -> float:
     return time.process_time() - started
 
 
-def _times(setting: Setting, rounds: int) -> dict[str, list[float]]:
+def times_of(setting: Setting, rounds: int) -> dict[str, list[float]]:
     """p20, p50 and p80 of the ANN's, the SNN's and the counted SNN's forwards, seconds."""
     torch.set_num_threads(setting.threads)
     loaded = NETWORKS[setting.network].load()
@@ -193,7 +193,7 @@ def _check_bits(snn: nn.Module, inputs: Inputs, setting: Setting) -> None:
         raise SystemExit(f"backend {backend!r} does not give the bits of 'torch'; its speed means nothing")
 
 
-def _memory(setting: Setting, name: str) -> tuple[float, float]:
+def memory_of(setting: Setting, name: str) -> tuple[float, float]:
     """The network's weights, and what one forward adds at its peak, MiB."""
     torch.set_num_threads(setting.threads)
     loaded = NETWORKS[setting.network].load()
