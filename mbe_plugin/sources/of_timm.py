@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.data import create_transform, resolve_model_data_config
+from timm.models._hub import save_for_hf  # timm.models itself has it only in newer releases
 from torch import Tensor, nn
 
 from mbe_plugin.errors import CalibrationError, StorageError
@@ -48,9 +49,7 @@ class TimmSource:
 
     def write(self, folder: Path) -> None:
         """As timm.models.save_for_hf does, in safetensors alone."""
-        timm.models.save_for_hf(
-            self.model, str(folder), model_args=self.arguments or None, safe_serialization=True
-        )
+        save_for_hf(self.model, str(folder), model_args=self.arguments or None, safe_serialization=True)
 
 
 def _by_name(name: str) -> nn.Module:
