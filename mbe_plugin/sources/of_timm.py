@@ -10,6 +10,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.data import create_transform, resolve_model_data_config
+from timm.layers import to_2tuple
+from timm.models._hub import save_for_hf  # timm.models itself has it only in newer releases
 from torch import Tensor, nn
 
 from mbe_plugin.errors import CalibrationError, StorageError
@@ -43,14 +45,15 @@ class TimmSource:
 
     def pixels(self, images: list[Any]) -> Tensor:
         """By the transform that timm has for the model, without augmentation."""
-        prepare = create_transform(**resolve_model_data_config(self.model), is_training=False)
+        data = resolve_model_data_config(self.model)
+        if size := self.arguments.get("img_size"):  # of which older releases do not tell
+            data["input_size"] = (data["input_size"][0], *to_2tuple(size))
+        prepare = create_transform(**data, is_training=False)
         return torch.stack([prepare(image) for image in images])
 
     def write(self, folder: Path) -> None:
         """As timm.models.save_for_hf does, in safetensors alone."""
-        timm.models.save_for_hf(
-            self.model, str(folder), model_args=self.arguments or None, safe_serialization=True
-        )
+        save_for_hf(self.model, str(folder), model_args=self.arguments or None, safe_serialization=True)
 
 
 def _by_name(name: str) -> nn.Module:

@@ -50,12 +50,13 @@ def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def timm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small ViT of timm with arguments of its own."""
     import timm
+    from timm.models._hub import save_for_hf
 
     folder = tmp_path_factory.mktemp("vit")
     arguments = {"img_size": 32, "patch_size": 8, "depth": 1, "embed_dim": 16, "num_heads": 2}
     torch.manual_seed(0)
     vit = timm.create_model("vit_tiny_patch16_224", num_classes=3, **arguments)
-    timm.models.save_for_hf(vit, str(folder), model_args=arguments, safe_serialization=True)
+    save_for_hf(vit, str(folder), model_args=arguments, safe_serialization=True)
     return folder
 
 
