@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import mbe_plugin
 from mbe_plugin import ConversionError, MBEConfig, calibrate, convert, energy, tune
 from mbe_plugin.analysis.energy.measure import counted
+from mbe_plugin.operators import CalibratedNode
 from mbe_plugin.tuning.choice import chosen, path
 from mbe_plugin.tuning.places import places_of
 from mbe_plugin.tuning.trials import prices, trials
@@ -61,6 +62,17 @@ def test_every_prefix_of_the_path_is_the_best_that_its_energy_buys() -> None:
             lost = sum(r[i] for r, i in zip(errors, now, strict=True))
             assert lost == pytest.approx(min(error for cost, error in every if cost <= spent + 1e-9))
         assert spent == pytest.approx(sum(min(e) for e in energies))
+
+
+def test_places_copy_their_own_neurons_alone() -> None:
+    """What warns for the whole network knows all its neurons; copied along they took n^2 time and memory."""
+    ann, known = network(2), batches(2, 2)
+    recorded = calibrate(ann, known)
+    snn = convert(ann, recorded, BASE)
+    notices = {id(node.notice) for node in snn.modules() if isinstance(node, CalibratedNode)}
+    places = places_of(snn, recorded.sites, BASE, MENU)
+    assert len(notices) == 1 and {id(place.node.notice) for place in places} == notices
+    assert len({id(place.node) for place in places}) == len(places)
 
 
 def test_errors_and_prices_are_those_of_networks_that_take_a_choice() -> None:
