@@ -12,6 +12,7 @@ from networks import Transformer
 from torch import Tensor, nn
 
 import mbe_plugin
+from examples._shared.language import divergences
 from mbe_plugin import ConversionError, MBEConfig, calibrate, convert, energy, tune
 from mbe_plugin.analysis.energy.measure import counted
 from mbe_plugin.operators import CalibratedNode
@@ -37,6 +38,18 @@ def network(depth: int = 1) -> nn.Module:
 def batches(seed: int, count: int = 3) -> list[Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return [torch.randn(4, 7, WIDTH, generator=generator) for _ in range(count)]
+
+
+def test_square_roots_of_probabilities_are_off_by_half_the_divergence() -> None:
+    """What tune's docstring says of language models, against the sum of p log(p / q) in float64."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 4 * torch.randn(50, 300, generator=generator, dtype=torch.float64)
+    p = logits.softmax(-1)
+    q = (logits + 0.05 * torch.randn(50, 300, generator=generator, dtype=torch.float64)).softmax(-1)
+    divergence = (p * (p / q).log()).sum(-1)
+    off = (p.sqrt() - q.sqrt()).square().sum(-1)
+    assert torch.allclose(off, divergence / 2, rtol=0.1)
+    assert torch.allclose(divergences(p.log(), q.log() + 7), divergence, atol=1e-12)
 
 
 def test_every_prefix_of_the_path_is_the_best_that_its_energy_buys() -> None:
