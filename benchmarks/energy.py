@@ -35,6 +35,15 @@ from mbe_plugin.analysis.energy.measure import billed, counted
 
 TUNED = "tuned"
 LOW = MBEConfig.low_energy()
+VALUES = tuple((f"*{name}:linear|encoders.*", {"dead_zone": 0.02}) for name in ("v_proj", "value"))
+
+
+def with_layers(**settings: Any) -> MBEConfig:
+    """The preset with other settings for all layers' inputs, and its own for products of activations."""
+    layers, products = LOW.sites[:2]
+    return replace(LOW, sites=(*LOW.sites, (layers[0], settings), products))
+
+
 SETTINGS: dict[str, MBEConfig | None] = {
     "default, T = 16": MBEConfig(),
     "default, T = 8": MBEConfig(time_steps=8),
@@ -46,7 +55,8 @@ SETTINGS: dict[str, MBEConfig | None] = {
         time_steps=16, identity_bases=32, code="first_spike", merge=False
     ),
     "low energy": LOW,
-    "low energy, half the dead zone": replace(LOW, sites=(*LOW.sites, ("*|encoders.*", {"dead_zone": 0.05}))),
+    "low energy, half the dead zone": with_layers(dead_zone=0.05),
+    "low energy, values precise": replace(LOW, sites=(*LOW.sites, *VALUES)),
     TUNED: None,  # from low energy, for CLOSENESS or SURPLUS on batches that are held out
 }
 # accounting and baseline

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import mbe_plugin
 from benchmarks._common import RESULTS
-from benchmarks.real import geometry
+from benchmarks.real import geometry, language
 from benchmarks.real.workload import Workload
 from examples._shared.language import divergences
 from mbe_plugin import MBEConfig
@@ -39,7 +39,7 @@ def tuned(workload: Workload) -> MBEConfig:
         features = operator.itemgetter(1) if workload.network != geometry.NETWORK else None
         found = mbe_plugin.tune(workload.ann, batches, CLOSENESS, outputs=features, progress=True)
     else:
-        known, held_out = batches[:2], batches[2:]
+        known, held_out = batches[: len(language.CALIBRATION)], batches[len(language.CALIBRATION) :]
         found = mbe_plugin.tune(
             workload.ann,
             known,

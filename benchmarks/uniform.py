@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 from tqdm import tqdm
 
 from benchmarks._common import RESULTS, markdown_table, provenance, write_csv
-from benchmarks.energy import LOW, networks, parser
+from benchmarks.energy import networks, parser, with_layers
 from benchmarks.energy_tuned import Agreement, tuned_path
 from benchmarks.real.quality import Converter
 from benchmarks.real.workload import Workload
@@ -76,7 +76,7 @@ def compared(workload: Workload) -> Iterator[Row]:
 
 def uniform(bases: int, zone: float) -> MBEConfig:
     """Every layer by one N and one dead zone."""
-    return replace(LOW, sites=(*LOW.sites, ("*|encoders.*", {"identity_bases": bases, "dead_zone": zone})))
+    return with_layers(identity_bases=bases, dead_zone=zone)
 
 
 def smallest_zone(share: Callable[[float], float], most: float) -> float:
