@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import math
-import operator
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -22,23 +20,30 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from tqdm import tqdm
 
-import mbe_plugin
 from benchmarks._common import DATA, RESULTS, markdown_table, provenance, revision, write_csv
 from benchmarks.energy_figure import frontier
 from benchmarks.energy_row import Row, read
+from benchmarks.energy_tuned import tuned
 from benchmarks.real import geometry, images, language, sentences
 from benchmarks.real.quality import Converter, rows
 from benchmarks.real.workload import Workload
 from mbe_plugin import MBEConfig, RangeWarning
 from mbe_plugin.analysis.energy.measure import billed, counted
-from mbe_plugin.tuning import MENU
 
 TUNED = "tuned"
 LOW = MBEConfig.low_energy()
+VALUES = tuple((f"*{name}:linear|encoders.*", {"dead_zone": 0.02}) for name in ("v_proj", "value"))
+
+
+def with_layers(**settings: Any) -> MBEConfig:
+    """The preset with other settings for all layers' inputs, and its own for products of activations."""
+    layers, products = LOW.sites[:2]
+    return replace(LOW, sites=(*LOW.sites, (layers[0], settings), products))
+
+
 SETTINGS: dict[str, MBEConfig | None] = {
     "default, T = 16": MBEConfig(),
     "default, T = 8": MBEConfig(time_steps=8),
@@ -50,11 +55,10 @@ SETTINGS: dict[str, MBEConfig | None] = {
         time_steps=16, identity_bases=32, code="first_spike", merge=False
     ),
     "low energy": LOW,
-    "low energy, half the dead zone": replace(LOW, sites=(*LOW.sites, ("*|encoders.*", {"dead_zone": 0.05}))),
-    TUNED: None,  # from low energy, for CLOSENESS or PERPLEXITY on batches that are held out
+    "low energy, half the dead zone": with_layers(dead_zone=0.05),
+    "low energy, values precise": replace(LOW, sites=(*LOW.sites, *VALUES)),
+    TUNED: None,  # from low energy, for CLOSENESS or SURPLUS on batches that are held out
 }
-CLOSENESS = 0.995  # smallest cosine of an item's features
-PERPLEXITY = 0.3  # percent
 # accounting and baseline
 COLUMNS = (
     ("complete", "float32"),
@@ -72,7 +76,7 @@ def column(accounting: str, baseline: str) -> str:
 
 
 def main() -> None:
-    options = parse()
+    options = parser(__doc__).parse_args()
     warnings.simplefilter("ignore", RangeWarning)  # what lies outside shows in the closeness
     made = {(row.network, row.setting): row for row in read(RESULTS / "energy.csv")}
     settings = [name for name in SETTINGS if any(fnmatchcase(name, p) for p in options.settings)]
@@ -127,24 +131,6 @@ def measured(workload: Workload, settings: Sequence[str]) -> Iterator[Row]:
         )
 
 
-def tuned(workload: Workload) -> MBEConfig:
-    """The least energy at CLOSENESS, or at PERPLEXITY."""
-    batches = workload.tuning or workload.parts[0].calibration
-    if workload.measure == "accuracy":
-        features = operator.itemgetter(1) if workload.network != geometry.NETWORK else None
-        return mbe_plugin.tune(workload.ann, batches, CLOSENESS, outputs=features, progress=True)
-    known, held_out = batches[:2], [batch["input_ids"] for batch in batches[2:3]]
-
-    def loss(network: nn.Module) -> float:
-        with torch.no_grad():
-            return -float(torch.cat([workload.outputs(network, window)[1] for window in held_out]).mean())
-
-    target = loss(workload.ann) - math.log1p(PERPLEXITY / 100)
-    return mbe_plugin.tune(
-        workload.ann, known, target, held_out=batches[2:3], figure=loss, menu=MENU[::2], progress=True
-    )
-
-
 def shares(snn: nn.Module, batch: Any) -> dict[str, float]:
     """SNN / ANN by each accounting and baseline, and the steps from input to output; of one forward."""
     found = counted(snn, batch)
@@ -179,19 +165,17 @@ Of random weights only closeness and energy say something: their classes are nea
 """
 
 
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """Which networks of which data, on how much of it, in which settings."""
+    made = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, default=DATA, help="default: ../shared/data")
-    parser.add_argument(
-        "--only", nargs="+", default=["*"], metavar="PATTERN", help="shell patterns on names of networks"
-    )
-    parser.add_argument(
-        "--settings", nargs="+", default=["*"], metavar="PATTERN", help="shell patterns on names of settings"
-    )
-    parser.add_argument("--items", type=int, default=200, help="sentences (%(default)s)")
-    return parser.parse_args()
+    add = made.add_argument
+    add("--data", type=Path, default=DATA, help="default: ../shared/data")
+    add("--only", nargs="+", default=["*"], metavar="PATTERN", help="shell patterns on names of networks")
+    add("--settings", nargs="+", default=["*"], metavar="PATTERN", help="shell patterns on names of settings")
+    add("--items", type=int, default=200, help="sentences (%(default)s)")
+    return made
 
 
 if __name__ == "__main__":

@@ -151,14 +151,16 @@ class MBEConfig:
         """
         layers = {"time_steps": 20, "identity_bases": 32, "dead_zone": 0.1, "center": True}
         between = {"time_steps": 16, "identity_bases": 128}
-        roles: dict[str, Mapping[str, Any]] = {
-            "encoders.*": layers,
+        neurons: dict[str, Mapping[str, Any]] = {
+            "*|encoders.*": layers,
+            # activations among themselves, such as a gate's: cheap, and an error reaches every weight after them
+            "*(*a,*a*)*|encoders.*": {**between, "dead_zone": 0.0, "center": False},
             # massive activations beside ordinary ones
-            "deviation": {"time_steps": 20, "identity_bases": 256},
-            **dict.fromkeys(("query", "key", "value", "weights", "mixed"), between),
+            "*|deviation": {"time_steps": 20, "identity_bases": 256},
+            **{f"*|{role}": between for role in ("query", "key", "value", "weights", "mixed")},
         }
-        sites = tuple((f"*|{role}", settings) for role, settings in roles.items())
-        return cls(**{"time_steps": 8, "code": "first_spike", "merge": False, "sites": sites, **changes})
+        preset = {"time_steps": 8, "code": "first_spike", "merge": False, "sites": tuple(neurons.items())}
+        return cls(**{**preset, **changes})
 
     def keeps_exact(self, site: str) -> bool:
         """Whether include and exclude leave this site exact."""

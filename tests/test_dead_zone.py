@@ -10,6 +10,7 @@ import pytest
 import torch
 from networks import tokens, transformer
 from torch import Tensor, nn
+from torch.nn import functional
 
 import mbe_plugin
 from mbe_plugin import MBEConfig, convert, record, report
@@ -144,6 +145,34 @@ def test_layers_that_read_one_tensor_share_a_train_only_with_the_same_dead_zone(
         q, k = (snn.mbe[f"layers~0~attention~{n}:linear"].encoders["0"] for n in "qk")
         assert (q is k) == shared
         assert (k.dead_zone > 0) == (not shared)
+
+
+@pytest.mark.parametrize("product", ["mul", "matmul", "baddbmm"])
+def test_in_low_energy_products_of_activations_are_precise_and_layers_have_a_dead_zone(product: str) -> None:
+    """A gate's product costs little and its error reaches every weight after it."""
+
+    class Gate(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate, self.up, self.down = (nn.Linear(16, 16) for _ in range(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            gate, up = functional.silu(self.gate(x)), self.up(x)
+            if product == "baddbmm":
+                return self.down(torch.baddbmm(torch.zeros(1, 16, 16), gate, up))
+            return self.down(getattr(torch, product)(gate, up))
+
+    x = torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(0))
+    found = {
+        (site.site.split(":")[0], neuron.role): neuron
+        for site in report(convert(Gate(), [x], MBEConfig.low_energy())).sites
+        for neuron in site.neurons
+        if neuron.role.startswith("encoders")
+    }
+    between = [n for (path, _), n in found.items() if path == "(root)"]
+    layers = [n for (path, _), n in found.items() if path != "(root)"]
+    assert len(between) == 2 and all(n.dead_zone == 0 and n.bases == 128 for n in between)
+    assert len(layers) == 3 and all(n.dead_zone > 0 and n.bases == 32 for n in layers)
 
 
 def test_it_comes_back_from_its_files(tmp_path: Path) -> None:

@@ -12,8 +12,10 @@ from networks import Transformer
 from torch import Tensor, nn
 
 import mbe_plugin
+from examples._shared.language import divergences
 from mbe_plugin import ConversionError, MBEConfig, calibrate, convert, energy, tune
 from mbe_plugin.analysis.energy.measure import counted
+from mbe_plugin.operators import CalibratedNode
 from mbe_plugin.tuning.choice import chosen, path
 from mbe_plugin.tuning.places import places_of
 from mbe_plugin.tuning.trials import prices, trials
@@ -36,6 +38,18 @@ def network(depth: int = 1) -> nn.Module:
 def batches(seed: int, count: int = 3) -> list[Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return [torch.randn(4, 7, WIDTH, generator=generator) for _ in range(count)]
+
+
+def test_square_roots_of_probabilities_are_off_by_half_the_divergence() -> None:
+    """What tune's docstring says of language models, against the sum of p log(p / q) in float64."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 4 * torch.randn(50, 300, generator=generator, dtype=torch.float64)
+    p = logits.softmax(-1)
+    q = (logits + 0.05 * torch.randn(50, 300, generator=generator, dtype=torch.float64)).softmax(-1)
+    divergence = (p * (p / q).log()).sum(-1)
+    off = (p.sqrt() - q.sqrt()).square().sum(-1)
+    assert torch.allclose(off, divergence / 2, rtol=0.1)
+    assert torch.allclose(divergences(p.log(), q.log() + 7), divergence, atol=1e-12)
 
 
 def test_every_prefix_of_the_path_is_the_best_that_its_energy_buys() -> None:
@@ -61,6 +75,17 @@ def test_every_prefix_of_the_path_is_the_best_that_its_energy_buys() -> None:
             lost = sum(r[i] for r, i in zip(errors, now, strict=True))
             assert lost == pytest.approx(min(error for cost, error in every if cost <= spent + 1e-9))
         assert spent == pytest.approx(sum(min(e) for e in energies))
+
+
+def test_places_copy_their_own_neurons_alone() -> None:
+    """What warns for the whole network knows all its neurons; copied along they took n^2 time and memory."""
+    ann, known = network(2), batches(2, 2)
+    recorded = calibrate(ann, known)
+    snn = convert(ann, recorded, BASE)
+    notices = {id(node.notice) for node in snn.modules() if isinstance(node, CalibratedNode)}
+    places = places_of(snn, recorded.sites, BASE, MENU)
+    assert len(notices) == 1 and {id(place.node.notice) for place in places} == notices
+    assert len({id(place.node) for place in places}) == len(places)
 
 
 def test_errors_and_prices_are_those_of_networks_that_take_a_choice() -> None:

@@ -16,6 +16,10 @@ TASKS = {
     "WikiText-2, windows of 1,024": (1024, 4),
 }  # tokens, windows
 CALIBRATION = (256, 256, 256, 1024)  # tokens of the windows of the validation text
+HELD_OUT = (
+    8192,
+    6,
+)  # where in it the windows of 256 begin that mbe_plugin.tune checks its choice on, and how many
 
 
 def wikitext(data: Path, fitted: bool = True) -> list[Workload]:
@@ -24,16 +28,27 @@ def wikitext(data: Path, fitted: bool = True) -> list[Workload]:
     texts = [(data / "wikitext-2" / f"{name}.txt").read_text(encoding="utf-8") for name in ("valid", "test")]
     valid, test = (tokens_of(tokenizer, text[:200_000]) for text in texts)
     calibration = [{"input_ids": w[None]} for w in valid[: sum(CALIBRATION)].split(CALIBRATION)]
-    return [_workload(ann, calibration, test, task) for task in TASKS]
+    start, count = HELD_OUT
+    held_out = [{"input_ids": w[None]} for w in windows(valid[start:], 256)[:count]]
+    return [_workload(ann, calibration, held_out, test, task) for task in TASKS]
 
 
-def _workload(ann: nn.Module, calibration: list[dict[str, Tensor]], test: Tensor, task: str) -> Workload:
+def _workload(
+    ann: nn.Module,
+    calibration: list[dict[str, Tensor]],
+    held_out: list[dict[str, Tensor]],
+    test: Tensor,
+    task: str,
+) -> Workload:
     length, count = TASKS[task]
     chosen = windows(test, length)[:count]
     evaluation = chosen.split(max(1, 512 // length))
     counted = chosen[:1, :256]
     parts, spikes_on = [Part(calibration, evaluation)], [(counted, counted.numel())]
-    return Workload(NETWORK, task, "perplexity", ann, parts, outputs, figures, spikes_on, few=1)
+    tuning = [*calibration, *held_out]
+    return Workload(
+        NETWORK, task, "perplexity", ann, parts, outputs, figures, spikes_on, few=1, tuning=tuning
+    )
 
 
 def outputs(network: nn.Module, window: Tensor) -> Tensors:

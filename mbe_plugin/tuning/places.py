@@ -77,6 +77,7 @@ def places_of(
             continue
         for operand in operator.encoders:
             place = Place(site, operator, operand, config, menu)
-            place.node = copy.deepcopy(place.node)
+            # the notice knows every neuron of the network, none of which is to be copied along
+            place.node = copy.deepcopy(place.node, {id(place.node.notice): place.node.notice})
             found.append(place)
     return found

@@ -54,8 +54,11 @@ def tune(
     share of the ANN's energy in float32 (objective 'closeness'). held_out: batches that the result is checked on; by
     default every fourth calibration batch is set apart. figure: what counts, larger is better, such as accuracy, or the
     perplexity with a minus; by default the smallest cosine between ANN and SNN of an item's output. outputs: which numbers
-    of what the network returns count; the first floating tensor by default. config: MBEConfig.low_energy(). menu: settings
-    as in MBEConfig.sites. costs: pJ per operation, see energy(). progress: see calibrate.
+    of what the network returns count, every row of them relative to its size; the first floating tensor by default. Of a
+    language model take the square roots of its probabilities, ``lambda out: out.logits.softmax(-1).sqrt()``: what they are
+    off, squared, is half the divergence from the ANN's, where in logits what is never said would count like what is.
+    config: MBEConfig.low_energy(). menu: settings as in MBEConfig.sites. costs: pJ per operation, see energy(). progress:
+    see calibrate.
 
     Raises ValueError for a target that no choice reaches (with what is reached), for fewer than two batches without
     held_out, for an unknown objective; ConversionError if nothing meets weights; and what convert() raises.
