@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 import mbe_plugin
 from benchmarks._common import RESULTS, markdown_table, provenance
-from examples._shared.compare import padded_batches
 from examples._shared.networks import load_minilm
 from examples.sentences import calibration_sentences
 from mbe_plugin import MBEConfig
+from mbe_plugin.sources import padded_batches
 
 SENTENCE = "the dog sleeps by the fire"
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.energy_row import Row
+from mbe_plugin.analysis.figures import trade_off
 
 PUBLISHED = 17.29  # percent, of the MBE paper's ViT-M/16 at T = 16, by its own count
 
@@ -18,17 +19,11 @@ def frontier(rows: Sequence[Row], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    lines: dict[str, list[Row]] = defaultdict(list)
+    lines: dict[str, list[tuple[float, float, str]]] = defaultdict(list)
     for row in rows:
-        lines[row.network].append(row)
+        lines[row.network].append((100 * row.complete_float32, 1 - row.minimum_cosine, row.setting))
     figure, axes = plt.subplots(figsize=(9, 5.5), layout="constrained")
-    for place, (network, line) in enumerate(lines.items()):
-        line.sort(key=lambda row: row.complete_float32)
-        x = [100 * row.complete_float32 for row in line]
-        y = [max(1 - row.minimum_cosine, 1e-8) for row in line]
-        axes.loglog(x, y, label=network, color=f"C{place}", marker="os^D"[place % 4], linewidth=0.8)
-        for row, across, up in zip(line, x, y, strict=True):
-            axes.annotate(row.setting, (across, up), (4, 4), textcoords="offset points", fontsize=6)
+    trade_off(axes, lines, font=6)
     axes.axvline(100, color="0.6", linestyle="--", linewidth=0.8)
     axes.axvline(PUBLISHED, color="0.6", linestyle=":", linewidth=0.8)
     axes.set(

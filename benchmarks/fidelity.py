@@ -23,10 +23,11 @@ import mbe_plugin
 from benchmarks._common import RESULTS, interleaved_medians, markdown_table, provenance, write_csv
 from benchmarks.fidelity_figure import trade_off
 from benchmarks.fidelity_row import Row
-from examples._shared.compare import Batch, compare, equal_length_batches, padded_batches, read_sentences
+from examples._shared.compare import compare, equal_length_batches
 from examples._shared.networks import load_minilm
 from examples.sentences import calibration_sentences, evaluation_sentences
 from mbe_plugin import MBEConfig
+from mbe_plugin.sources import Batch, padded_batches, read_sentences
 
 COUNT_EVERY = 4  # spikes are counted on every fourth batch: counting costs as much as running
 AXES = ("family", "code", "scale", "dead_zone", "bases", "identity_bases", "merge", "linear_inputs", "margin")
@@ -196,8 +197,13 @@ def targets(rows: list[Row]) -> list[str]:
 
 
 def sentences_of(path: Path | None, label_column: bool, bundled: Any) -> list[str]:
-    """The file's sentences without repetitions, or the bundled ones."""
-    return list(dict.fromkeys(read_sentences(path, label_column))) if path else bundled()
+    """The file's sentences without repetitions, their first word left out if it is a label, or the bundled ones."""
+    if path is None:
+        return bundled()
+    lines = read_sentences(path)
+    return list(
+        dict.fromkeys(line.split(maxsplit=1)[-1] for line in lines) if label_column else dict.fromkeys(lines)
+    )
 
 
 def parse() -> argparse.Namespace:

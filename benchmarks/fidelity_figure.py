@@ -6,6 +6,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from benchmarks.fidelity_row import Row
+from mbe_plugin.analysis import figures
 
 
 def trade_off(rows: list[Row], path: Path) -> None:
@@ -15,29 +16,15 @@ def trade_off(rows: list[Row], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    lines: dict[str, list[Row]] = defaultdict(list)
+    errors: dict[str, list[tuple[float, float, str]]] = defaultdict(list)
+    cosines: dict[str, list[tuple[float, float, str]]] = defaultdict(list)
     for row in rows:
-        lines[row.configuration].append(row)
+        note = f"T={row.time_steps}" if row.configuration == rows[0].configuration else ""
+        errors[row.configuration].append((row.spikes / 1000, row.max_error, note))
+        cosines[row.configuration].append((row.spikes / 1000, 1 - row.minimum_cosine, note))
     figure, panels = plt.subplots(1, 2, figsize=(11, 4.8), layout="constrained", sharex=True)
-    for place, (name, line) in enumerate(lines.items()):
-        style = {
-            "color": f"C{place % 10}",
-            "marker": "os^vD"[place // 10 % 5],
-            "markersize": 4,
-            "linewidth": 1,
-        }
-        spikes = [row.spikes / 1000 for row in line]
-        cosine_errors = [max(1 - row.minimum_cosine, 1e-8) for row in line]
-        panels[0].loglog(spikes, [row.max_error for row in line], label=name, **style)
-        panels[1].loglog(spikes, cosine_errors, **style)
-        for row, x, y in zip(line, spikes, cosine_errors, strict=True):
-            if place == 0:
-                panels[0].annotate(
-                    f"T={row.time_steps}", (x, row.max_error), (4, 4), textcoords="offset points", fontsize=8
-                )
-                panels[1].annotate(
-                    f"T={row.time_steps}", (x, y), (4, 4), textcoords="offset points", fontsize=8
-                )
+    for panel, lines in zip(panels, (errors, cosines), strict=True):
+        figures.trade_off(panel, lines, font=8)
     ticks = [t for t in (20, 30, 50, 70, 100, 150, 200, 300, 400) if _within(t, rows)]
     for panel, label in zip(
         panels, ("maximum error of the last hidden state", "1 - minimum cosine"), strict=True
@@ -46,7 +33,9 @@ def trade_off(rows: list[Row], path: Path) -> None:
         panel.set_xticks(ticks, [str(t) for t in ticks])
         panel.minorticks_off()
         panel.grid(alpha=0.3)
-    figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8, frameon=False
+    )
     figure.savefig(path, dpi=130)
     plt.close(figure)
 

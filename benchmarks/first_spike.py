@@ -19,10 +19,11 @@ from tqdm import tqdm
 
 import mbe_plugin
 from benchmarks._common import RESULTS, markdown_table, provenance, write_csv
-from examples._shared.compare import Batch, Closeness, compare, equal_length_batches, padded_batches
+from examples._shared.compare import Closeness, compare, equal_length_batches
 from examples._shared.networks import load_minilm
 from examples.sentences import calibration_sentences, evaluation_sentences
 from mbe_plugin import Calibration, MBEConfig
+from mbe_plugin.sources import Batch, padded_batches
 
 SHARE = 0.9 / 4.6  # of an accumulate in a multiply-accumulate, float32 (45 nm)
 ENERGY = (
@@ -70,6 +71,8 @@ def main() -> None:
     rows = [measure(ann, recorded, batches, *setting) for setting in tqdm(SETTINGS)]
     text = "\n".join(
         [
+            "# The first-spike code and dead zones",
+            "",
             table(rows),
             "",
             ENERGY,

@@ -17,10 +17,10 @@ from torch import nn
 
 import mbe_plugin
 from benchmarks._common import RESULTS, markdown_table, provenance
-from examples._shared.compare import padded_batches
 from examples._shared.networks import load_dinov2, load_minilm, load_smollm2
 from examples.sentences import calibration_sentences
 from mbe_plugin import MBEConfig, RangeWarning
+from mbe_plugin.sources import padded_batches
 
 CONFIGS = {
     "default, T = 16": MBEConfig(),

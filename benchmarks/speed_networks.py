@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from examples._shared.compare import padded_batches
 from examples._shared.networks import IMAGE_SIZE, load_dinov2, load_minilm, load_smollm2
 from examples.sentences import calibration_sentences
+from mbe_plugin.sources import padded_batches
 
 Inputs = dict[str, Any]
 

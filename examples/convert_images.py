@@ -59,7 +59,7 @@ def load(options: argparse.Namespace) -> Task:
     else:
         name, (classes, known, held_out) = "digits", digits(options.seed)
     chosen = drawn(known, options.training, options.seed)
-    with tqdm(total=len(chosen), desc="features of the training images") as bar:
+    with tqdm(total=len(chosen), desc="features of the training images", disable=None) as bar:
         ann = with_probe(chosen, len(classes), options.device, bar.update)
     return Task(f"DINOv2 with a linear probe on {name}", ann, chosen, held_out)
 

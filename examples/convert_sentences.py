@@ -74,7 +74,7 @@ def minilm(data: Split, options: argparse.Namespace) -> tuple[Any, nn.Module, di
     ann = MiniLMClassifier(bert, len(classes)).to(options.device).eval()
     chosen = data.train[: options.training]
     batches, order = batches_by_length(tokenizer, _texts(chosen), 32, options.device)
-    with tqdm(total=len(batches), desc="embedding the training sentences") as bar:
+    with tqdm(total=len(batches), desc="embedding the training sentences", disable=None) as bar:
         embeddings = evaluate(ann, batches, lambda network, batch: network(**batch)[1:], bar.update)[0]
     wanted = torch.tensor([classes[chosen[i][0]] for i in order], device=options.device)
     fit_head(ann.head, embeddings.to(options.device), wanted, HEAD_STRENGTH)

@@ -9,7 +9,7 @@ import argparse
 import time
 from pathlib import Path
 
-from _shared.compare import Batch, compare, equal_length_batches, padded_batches, read_sentences
+from _shared.compare import compare, equal_length_batches
 from _shared.measure import interleaved_medians, machine
 from _shared.networks import load_minilm
 from neuron_figure import neuron_figure
@@ -18,6 +18,7 @@ from torch import nn
 from tqdm import tqdm
 
 import mbe_plugin
+from mbe_plugin.sources import Batch, padded_batches, read_sentences
 
 CALIBRATION, EVALUATION = 32, 64  # sentences
 
@@ -33,7 +34,7 @@ def main() -> None:
     snn, seconds = convert(ann, padded_batches(tokenizer, calibration_sentences(options.calibration)), config)
     batches = equal_length_batches(tokenizer, sentences)
     with (
-        tqdm(total=len(batches), desc="comparing with the ANN") as bar,
+        tqdm(total=len(batches), desc="comparing with the ANN", disable=None) as bar,
         mbe_plugin.count_spikes(snn) as spikes,
     ):
         closeness = compare(ann, snn, batches, bar.update)

@@ -100,7 +100,7 @@ _NAMES = {
     "tuning": "tune",
 }
 _HOME = {name: room for room, names in _NAMES.items() for name in names.split()}
-_MODULES = ("snntorch",)  # short imports of hosts
+_MODULES = ("figures", "nir", "snntorch")  # short imports
 
 
 def __getattr__(name: str) -> Any:

@@ -26,7 +26,7 @@ class RangeWarning(UserWarning):
 
 
 class StorageError(MBEError, RuntimeError):
-    """A saved network cannot be written or read back: wrong model, missing or altered file, other format."""
+    """A network cannot be written or read: wrong model or name, missing or altered file, other format."""
 
 
 class BackendError(MBEError, NotImplementedError):

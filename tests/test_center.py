@@ -168,3 +168,14 @@ def test_the_report_says_it() -> None:
 def test_bad_values_are_named() -> None:
     with pytest.raises(ValueError, match="center must be True or False, got 'median'"):
         MBEConfig(center="median")  # type: ignore[arg-type]
+
+
+def test_a_calibration_without_centers_says_so() -> None:
+    """It serves every other configuration with the same bits, and is refused where centers are asked for."""
+    ann, x = transformer(depth=1), tokens()
+    known = mbe_plugin.calibrate(ann, [x], centers=False)
+    assert not any(stat.spread.waiting for site in known.sites for stat in site.roles.values())
+    with torch.no_grad():
+        assert torch.equal(convert(ann, known)(x), convert(ann, mbe_plugin.calibrate(ann, [x]))(x))
+    with pytest.raises(mbe_plugin.CalibrationError, match="calibrate with centers=True"):
+        convert(ann, known, CONFIG)

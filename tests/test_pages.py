@@ -1,4 +1,4 @@
-"""The pages of docs/hosts/, and docs/energy.md, are sessions: their Python blocks run, in order and in one namespace.
+"""Every page of docs/ is a session: its Python blocks run, in order and in one namespace.
 
 A page's first line may say what it needs: ``<!-- needs: module -->`` or ``<!-- needs: module attribute -->``; where the
 installed hosts lack it, the page is skipped with that reason.
@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = [*sorted((ROOT / "docs" / "hosts").glob("*.md")), ROOT / "docs" / "energy.md"]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+PAGES = [p for p in sorted((ROOT / "docs").rglob("*.md")) if BLOCK.search(p.read_text(encoding="utf-8"))]
 NEEDS = re.compile(r"<!-- needs: (\S+)(?: (\S+))? -->")
 
 
@@ -61,3 +61,11 @@ def test_the_script_keeps_the_lines_of_the_page() -> None:
     assert lines[3:5] == ["a = 1", "b = 2"]
     assert lines[14] == "assert a + b == 3"
     exec(script(page), {})
+
+
+def test_no_block_hides_from_the_session() -> None:
+    """What is fenced is run, or says that it is no Python."""
+    fence = re.compile(r"^ *```(.*)$", re.MULTILINE)
+    for path in sorted((ROOT / "docs").rglob("*.md")):
+        opened = fence.findall(path.read_text(encoding="utf-8"))[::2]
+        assert set(opened) <= {"python", "bash", "text"}, path

@@ -105,7 +105,18 @@ def test_every_public_object_is_documented() -> None:
 
 @pytest.mark.parametrize(
     "package",
-    ["", ".analysis", ".conversion", ".env", ".fitting", ".kernels", ".neuron", ".operators", ".recording"],
+    [
+        "",
+        ".analysis",
+        ".conversion",
+        ".env",
+        ".fitting",
+        ".kernels",
+        ".neuron",
+        ".operators",
+        ".recording",
+        ".sources",
+    ],
 )
 def test_every_package_lists_its_names_sorted(package: str) -> None:
     module = __import__(f"mbe_plugin{package}", fromlist=["__all__"])
@@ -143,9 +154,24 @@ def test_the_import_is_light() -> None:
         "torchvision",
         "sklearn",
         "cupy",
+        "bokeh",
+        "jinja2",
     ]
     code = f"import sys, mbe_plugin; print([m for m in {heavy} if m in sys.modules])"
     assert run(code).strip() == "[]"
+
+
+def test_the_pictures_are_a_module_of_their_own_and_light_too() -> None:
+    names = ["approximation", "energy", "error", "events", "firing_rate", "frontier", "raster"]
+    assert mbe_plugin.figures.__all__ == [*names, "rows"]
+    assert mbe_plugin.figures.rows.__all__ == names
+    for module in (mbe_plugin.figures, mbe_plugin.figures.rows):
+        assert all((getattr(module, name).__doc__ or "").strip() for name in names)
+    assert "figures" in dir(mbe_plugin)
+    assert (
+        run("import sys, mbe_plugin; mbe_plugin.figures; print('matplotlib' in sys.modules)").strip()
+        == "False"
+    )
 
 
 def test_the_import_is_quiet() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from mbe_plugin import ConversionError, MBEConfig, Report, calibrate, convert, count_spikes, fit, report
 from mbe_plugin.conversion import reset_counts
+from mbe_plugin.operators import CalibratedNode
 
 
 @pytest.fixture(scope="module")
@@ -230,10 +232,23 @@ def test_progress_of_a_stream_has_no_end_in_sight() -> None:
     assert told == [("calibrating, batches", done, None) for done in range(3)]
 
 
-def test_progress_as_a_bar(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_as_a_bar_on_a_terminal(
+    terminal: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
     convert(nn.Sequential(nn.GELU()), [tokens()], progress=True)
     shown = capsys.readouterr().err
-    assert all(stage in shown for stage in ("calibrating, batches", "building neurons", "auditing"))
+    stages = ("calibrating, batches", "building neurons", "auditing")
+    assert all(stage in shown for stage in stages) if terminal else not shown
+
+
+def test_a_neuron_is_a_line_in_print(snn: nn.Module) -> None:
+    lines = [line for line in repr(snn).splitlines() if "Node(" in line]
+    assert len(lines) == sum(
+        isinstance(m, CalibratedNode) for _, m in snn.named_modules(remove_duplicate=False)
+    )
+    assert all("T=" in line and "range=[" in line and line.endswith(")") for line in lines)
 
 
 def test_firing_rates_are_shares_of_the_driven_bases(snn: nn.Module) -> None:

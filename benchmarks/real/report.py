@@ -38,7 +38,7 @@ Seconds are medians of interleaved forwards, or of one calibration and conversio
 forwards for a calibration batch, and for a conversion what is allowed, {PER_CONVERSION} forwards on the first batch and
 {PER_SITE} s a site. Memory in MiB: the weights and what the process adds to them at its peak, in the ANN's forwards, in
 calibration and conversion with `copy=False` (goal: a ratio of 1.15), and in the SNN's forward afterwards, when it holds
-the neurons as well.
+the neurons as well; compiled kernels, some 150 MiB once per process, are loaded before and not counted.
 """
 
 

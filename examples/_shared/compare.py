@@ -5,26 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-Batch = dict[str, Tensor]
-
-
-def read_sentences(path: Path, label_column: bool = False) -> list[str]:
-    """One sentence per line; with label_column the first word of each line is a label and is dropped."""
-    # not splitlines, which also breaks at the C1 controls that MR and Subj have inside sentences
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
-    return [line.split(maxsplit=1)[-1] for line in lines] if label_column else lines
-
-
-def padded_batches(tokenizer: Any, sentences: Iterable[str], size: int = 8) -> list[Batch]:
-    """Batches of neighbours in length, shortest first, padded, with an attention mask."""
-    ordered = sorted(sentences, key=lambda s: len(tokenizer(s)["input_ids"]))
-    return [_tokenized(tokenizer, ordered[i : i + size]) for i in range(0, len(ordered), size)]
+from mbe_plugin.sources import Batch
 
 
 def equal_length_batches(tokenizer: Any, sentences: Iterable[str], size: int = 16) -> list[Batch]:
@@ -33,14 +19,10 @@ def equal_length_batches(tokenizer: Any, sentences: Iterable[str], size: int = 1
     for sentence in sentences:
         groups[len(tokenizer(sentence, truncation=True)["input_ids"])].append(sentence)
     return [
-        _tokenized(tokenizer, group[i : i + size])
+        dict(tokenizer(group[i : i + size], padding=True, truncation=True, return_tensors="pt"))
         for _, group in sorted(groups.items())
         for i in range(0, len(group), size)
     ]
-
-
-def _tokenized(tokenizer: Any, sentences: list[str]) -> Batch:
-    return dict(tokenizer(sentences, padding=True, truncation=True, return_tensors="pt"))
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def sweep(
     compare: Compare,
 ) -> Iterator[tuple[Row, nn.Module]]:
     """Calibrate once, then convert and evaluate at every T: one row and the spiking network each."""
-    with tqdm(total=len(evaluation) * (1 + len(options.time_steps)), desc="calibrating") as bar:
+    with tqdm(total=len(evaluation) * (1 + len(options.time_steps)), desc="calibrating", disable=None) as bar:
         recorded = mbe_plugin.calibrate(ann, calibration)
         bar.set_description("ANN")
         exact = evaluate(ann, evaluation, reduce, bar.update)

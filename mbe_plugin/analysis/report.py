@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -85,6 +86,9 @@ class Report:
     estimated: bool = False
     latency: Latency | None = None
 
+    # no field: a report compares, copies and goes to JSON as plain data; its page is drawn from the network
+    _network: ClassVar[nn.Module | None] = None
+
     def summary(self) -> str:
         """A few lines."""
         neurons = [n for s in self.sites for n in s.neurons if n.site == s.site]
@@ -133,6 +137,25 @@ class Report:
         notes = [f"- {line}" for line in self.summary().splitlines()]
         seen = ["", "No instrument sees:", "", *(f"- {spot}" for spot in self.blind_spots)]
         return "\n".join([*table, "", *notes, *seen])
+
+    def save_html(self, path: str | Path, batch: Any = None) -> None:
+        """Write the report as one page that loads nothing, for any browser: tree, errors, events, energy, ranges, neurons.
+
+        batch: in any of the forms that convert() takes; it runs once, and the page shows its energy, rasters, deliveries
+        and the ranges after it. Without a batch the page says how to get them. Raises ConversionError for a report that was
+        copied or loaded, which has no network, and ImportError with the command that installs Bokeh, which draws the page.
+        """
+        from mbe_plugin.analysis.page import save_page  # reads reports itself
+
+        if self._network is None:
+            raise ConversionError(
+                "this report was copied or loaded without its network, which the page is drawn from; call "
+                "mbe_plugin.report(snn).save_html(path)"
+            )
+        save_page(self._network, self, path, batch)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_network"}
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, ready for JSON."""
@@ -209,7 +232,7 @@ def report(snn: nn.Module) -> Report:
         key = site.key
         if key in operators:
             described.append(_site_report(site.name, operators[key], conversion))
-    return Report(
+    made = Report(
         sites=tuple(described),
         kept_exact=dict(conversion.kept_exact),
         linear=_by_operator(conversion.findings.linear),
@@ -225,6 +248,8 @@ def report(snn: nn.Module) -> Report:
         estimated=spikes.estimated if spikes else False,
         latency=conversion.latency,
     )
+    object.__setattr__(made, "_network", snn)  # frozen for everybody else
+    return made
 
 
 def conversion_of(snn: nn.Module) -> Conversion:

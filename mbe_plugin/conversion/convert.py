@@ -24,7 +24,7 @@ from mbe_plugin.conversion.progress import Progress, Tell
 from mbe_plugin.conversion.record import record
 from mbe_plugin.conversion.sites import Calibration, Site, structure_of
 from mbe_plugin.conversion.storage import save
-from mbe_plugin.errors import ConversionError, UnsupportedOperatorError
+from mbe_plugin.errors import CalibrationError, ConversionError, UnsupportedOperatorError
 from mbe_plugin.fitting.functions import Scalar
 from mbe_plugin.operators import CalibratedNode, SpikingOperator
 from mbe_plugin.recording import count_spikes
@@ -34,17 +34,23 @@ SPIKES_LOOKED_AT = 1 << 16  # elements per call of a neuron, for the rates in th
 
 @torch.inference_mode(False)  # the caller may be in it, and its tensors cannot be used outside
 def calibrate(
-    model: nn.Module, batches: Iterable[Any], *, copy: bool = True, progress: bool | Tell = False
+    model: nn.Module,
+    batches: Iterable[Any],
+    *,
+    copy: bool = True,
+    centers: bool = True,
+    progress: bool | Tell = False,
 ) -> Calibration:
     """Record what convert() needs of a model, once for any number of conversions (a sweep over T, say).
 
     model: stays as it is. batches: dicts, tensors, (inputs, label) or ((args...), {kwargs}), or a DataLoader
-    of these; they are taken one at a time. copy=False shares the parameters instead of copying them. progress: True
-    for a bar, or a function that is told (stage, done, total or None). Raises CalibrationError for no batches, a batch
-    that the model refuses, or values that are not finite.
+    of these; they are taken one at a time. copy=False shares the parameters instead of copying them. centers: keep how
+    each channel is spread, 256 rows of every layer's input, which MBEConfig(center=True) and tune() need; without it a
+    batch takes half the time. progress: True for a bar, or a function that is told (stage, done, total or None). Raises
+    CalibrationError for no batches, a batch that the model refuses, or values that are not finite.
     """
     work, modules = install_copy(model, copy)
-    return record(work, modules, batches, Progress(progress))
+    return record(work, modules, batches, Progress(progress), centers)
 
 
 @torch.inference_mode(False)
@@ -74,6 +80,7 @@ def convert(
     work, modules = install_copy(model, copy)
     if isinstance(calibration, Calibration):
         _check_same_model(work, calibration)
+        _check_centers(calibration, config)
     else:
         calibration = record(work, modules, calibration, tell, config.centers_any)
     conversion = build(work, modules, calibration, config, tell)
@@ -198,6 +205,14 @@ def _unsupported(findings: Findings) -> str:
         f"operators on activations without a spiking form: {listed}; rewrite them, or convert with strict=False to "
         "keep them exact (the report then lists them)"
     )
+
+
+def _check_centers(calibration: Calibration, config: MBEConfig) -> None:
+    if config.centers_any and not calibration.centers:
+        raise CalibrationError(
+            "MBEConfig(center=True) needs channels' distributions, which this calibration did not keep; calibrate with "
+            "centers=True"
+        )
 
 
 def _check_same_model(work: nn.Module, calibration: Calibration) -> None:

@@ -145,11 +145,11 @@ def _operator(work: nn.Module, site: Site, neuron: MakeNeuron) -> SpikingOperato
     def make(role: str, function: str, scalar: Scalar | None = None) -> nn.Module:
         return neuron(site.name, role, function, scalar)
 
-    scalar = _module_function(work.get_submodule(site.path)) if site.unit is not None else None
+    scalar = module_function(work.get_submodule(site.path)) if site.unit is not None else None
     return make_operator(site, make, scalar)
 
 
-def _module_function(module: nn.Module) -> Scalar:
+def module_function(module: nn.Module) -> Scalar:
     """What a module without parameters computes, in float64, away from the model's dtype and device."""
     double = copying.deepcopy(module).to(device="cpu", dtype=torch.float64)
     return lambda x: inside_operator(lambda: double(x))

@@ -25,7 +25,7 @@ class Progress:
 
 
 class _Bar:
-    """One bar at a time; a stage's ends when it is complete or the next begins."""
+    """One bar at a time, on a terminal or in a notebook; a stage's ends when it is complete or the next begins."""
 
     def __init__(self) -> None:
         try:
@@ -42,7 +42,8 @@ class _Bar:
     def __call__(self, stage: str, done: int, total: int | None) -> None:
         if stage != self._stage:
             self._close()
-            self._bar, self._stage = self._make(total=total, desc=stage), stage
+            # disable=None: nothing where it would go into a file
+            self._bar, self._stage = self._make(total=total, desc=stage, disable=None), stage
         self._bar.update(done - self._bar.n)
         if done == total:
             self._close()

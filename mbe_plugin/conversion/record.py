@@ -36,15 +36,15 @@ def record(
     modules: dict[str, ModuleSites],
     batches: Iterable[Any],
     tell: Progress,
-    spreads: bool = True,
+    centers: bool = True,
 ) -> Calibration:
     """Run ``batches`` through ``model`` (routed, in eval mode) and return what its sites saw.
 
-    spreads: whether each channel's distribution is kept, 256 rows of every layer's input, which centers are made of.
+    centers: whether each channel's distribution is kept, 256 rows of every layer's input, which centers are made of.
     Raises CalibrationError for no batches, a batch that the model refuses, and values that are not finite.
     """
     _check_batches(batches)
-    recorder = Recorder(Origins(), spreads)
+    recorder = Recorder(Origins(), centers)
     first: tuple[tuple, dict] | None = None
     count = 0
     total = len(batches) if isinstance(batches, Sized) else None
@@ -53,7 +53,7 @@ def record(
         args, kwargs = as_call(batch, model)
         if first is None:
             first = (args, kwargs)
-            recorder = _first_batch(model, modules, args, kwargs, spreads)
+            recorder = _first_batch(model, modules, args, kwargs, centers)
         else:
             _run(recorder, model, count, args, kwargs)
         count += 1
@@ -64,11 +64,11 @@ def record(
 
 
 def _first_batch(
-    model: nn.Module, modules: dict[str, ModuleSites], args: tuple, kwargs: dict, spreads: bool
+    model: nn.Module, modules: dict[str, ModuleSites], args: tuple, kwargs: dict, centers: bool
 ) -> Recorder:
     """The recorder that has seen the first batch, which also tells units, origins, and whether routing changes it."""
     wanted = _find_units(model, modules, args, kwargs)
-    recorder = Recorder(Origins(), spreads)
+    recorder = Recorder(Origins(), centers)
     out = _run(recorder, model, 0, args, kwargs)
     _check_routing(model, _part_of(out), wanted, args, kwargs)
     del out
@@ -79,7 +79,7 @@ def _first_batch(
             perturbed_run(lambda a, k: _run(Scout(origins), model, 0, a, k), args, kwargs, bold)
     if any(origins.begun.values()):
         origins.met.clear()  # what lies behind them is no question any more
-        recorder = Recorder(origins, spreads)
+        recorder = Recorder(origins, centers)
         _run(recorder, model, 0, args, kwargs)
     return recorder
 

@@ -67,10 +67,10 @@ class Scout(WatchedForward):
 class Recorder(Scout):
     """Makes a Site for every call site it meets, and observes."""
 
-    def __init__(self, origins: Origins, spreads: bool) -> None:
+    def __init__(self, origins: Origins, centers: bool) -> None:
         super().__init__(origins)
-        self.spreads = (
-            spreads  # whether observers keep each channel's distribution, which centers are made of
+        self.centers = (
+            centers  # whether observers keep each channel's distribution, which centers are made of
         )
         self.unmarked: set[tuple[str, str]] = set()  # nonlinear functions that met no activation
         self.sites: dict[str, Site] = {}
@@ -129,7 +129,7 @@ class Recorder(Scout):
         def make(role: str, function: str, scalar: Scalar | None = None) -> nn.Module:
             if function == WEIGHT:
                 return nn.Identity()
-            return Observer(function, scalar, site.name, role, self.spreads)
+            return Observer(function, scalar, site.name, role, self.centers)
 
         coded, site.coded = site.coded, frozenset()  # observe every operand
         self.observers[site.name] = make_operator(site, make, scalar)
@@ -171,6 +171,7 @@ class Recorder(Scout):
             self.origins.begun,
             self.origins.unchecked(),
             sorted(self.unmarked),
+            self.centers,
         )
 
 

@@ -54,7 +54,7 @@ class Calibration:
 
     origins: where activations begin that came in as integers or from outside torch; unchecked: calls with weights whose
     other operand was taken for a constant although it was met only once; unmarked: (module, function) of the nonlinear
-    functions that met no activation.
+    functions that met no activation; centers: whether channels' distributions were kept.
     """
 
     sites: list[Site]
@@ -66,6 +66,7 @@ class Calibration:
     origins: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     unchecked: list[str] = field(default_factory=list)
     unmarked: list[tuple[str, str]] = field(default_factory=list)
+    centers: bool = True
 
 
 def structure_of(model: nn.Module) -> dict[str, str]:

@@ -27,11 +27,11 @@ from mbe_plugin.conversion.network import Conversion, attach, install_copy
 from mbe_plugin.conversion.sites import Site
 from mbe_plugin.conversion.vocabulary.units import UnitSpec
 from mbe_plugin.errors import StorageError
-from mbe_plugin.neuron.tables import TABLE_FIELDS, Tables
-from mbe_plugin.node import BUFFER_OF
-from mbe_plugin.operators import CalibratedNode, SharedScaleNode, SpikingOperator, Statistics
+from mbe_plugin.operators import CalibratedNode, SpikingOperator, Statistics
+from mbe_plugin.operators.description import buffers_of, described, missing_from, restored
 from mbe_plugin.operators.softmax import WEIGHT
 from mbe_plugin.recording import Latency, NeuronEvents, Recording
+from mbe_plugin.sources.models import is_of_timm, open_model
 
 FORMAT = 3
 TENSORS, DESCRIPTION = "mbe.safetensors", "mbe.json"
@@ -77,8 +77,9 @@ def load(
 ) -> nn.Module:
     """The converted network that save() wrote, bit for bit, around ``model``'s weights.
 
-    model: the ANN that was converted; left as it is. Without it, ``folder`` must be what a Hugging Face
-    model's ``save_pretrained`` wrote. check_weights=False allows other weights of the same shapes.
+    model: the ANN that was converted; left as it is. Without it, ``folder`` must hold it, too, as a Hugging Face
+    model's ``save_pretrained`` or ``timm.models.save_for_hf`` (as safetensors) writes it. check_weights=False allows
+    other weights of the same shapes.
     Raises StorageError for another model, other weights, a missing or altered file or tensor, or another format.
     """
     folder = Path(folder)
@@ -138,7 +139,7 @@ def weights_fingerprint(model: nn.Module) -> str:
 
 def _neurons_of(snn: nn.Module, conversion: Conversion) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Description and buffers of every neuron by 'site|role'; a shared one is described once."""
-    described: dict[str, Any] = {}
+    known: dict[str, Any] = {}
     tensors: dict[str, Tensor] = {}
     first_key: dict[int, str] = {}
     for site in conversion.sites:
@@ -148,31 +149,18 @@ def _neurons_of(snn: nn.Module, conversion: Conversion) -> tuple[dict[str, Any],
         for role, node in operator.neurons():
             key = f"{site.name}|{role}"
             if id(node) in first_key:
-                described[key] = {"same_as": first_key[id(node)]}
+                known[key] = {"same_as": first_key[id(node)]}
                 continue
             first_key[id(node)] = key
-            described[key] = {
-                "kind": type(node).__name__,
-                "reduction": node.reduction.name,
-                "mirrored": node.mirrored,
-                "octaves": node.octaves,
-                "function": node.function,
-                "fit_error": node.fit_error,
-                "dead_zone": node.dead_zone,
-                "centered": isinstance(node, SharedScaleNode) and node.centered,
-                "scale": node.scale,
-                "simulate": node.simulate,
-                "site": node.site,
-                "role": node.role,
-            }
-            for name, value in node.state_dict().items():
-                tensors[f"{key}|{name}"] = value.detach().cpu().contiguous().clone()
-    return described, tensors
+            known[key] = described(node)
+            for name, value in buffers_of(node).items():
+                tensors[f"{key}|{name}"] = value
+    return known, tensors
 
 
-def _nodes_from(described: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, CalibratedNode]:
+def _nodes_from(known: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, CalibratedNode]:
     nodes: dict[str, CalibratedNode] = {}
-    for key, d in described.items():
+    for key, d in known.items():
         if "same_as" in d:
             nodes[key] = nodes[d["same_as"]]
             continue
@@ -182,22 +170,10 @@ def _nodes_from(described: dict[str, Any], tensors: dict[str, Tensor]) -> dict[s
 
 
 def _node(key: str, d: dict[str, Any], buffers: dict[str, Tensor]) -> CalibratedNode:
-    names = BUFFER_OF
-    missing = [f for f in (*TABLE_FIELDS, "calibrated") if names.get(f, f) not in buffers]
+    missing = missing_from(buffers)
     if missing:
-        raise StorageError(f"{TENSORS} has no tensor {key}|{names.get(missing[0], missing[0])}; save again")
-    numbers: dict[str, Any] = {f: buffers[names.get(f, f)] for f in TABLE_FIELDS}
-    tables = Tables(**numbers, mirrored=d["mirrored"], octaves=d["octaves"])
-    low, high = buffers["calibrated"].tolist()
-    if d["kind"] == SharedScaleNode.__name__:
-        node: CalibratedNode = SharedScaleNode(
-            tables, d["scale"], buffers["exponents"], low, high, buffers["center"] if d["centered"] else None
-        )
-    else:
-        node = CalibratedNode(tables, d["reduction"], low, high, d["function"], d["fit_error"])
-    node.simulate, node.site, node.role = d["simulate"], d["site"], d["role"]
-    node.fit_error, node.dead_zone = d["fit_error"], d["dead_zone"]
-    return node
+        raise StorageError(f"{TENSORS} has no tensor {key}|{missing[0]}; save again")
+    return restored(d, buffers)
 
 
 def _description(folder: Path) -> dict[str, Any]:
@@ -243,6 +219,8 @@ def _check_model(model: nn.Module, description: dict[str, Any], check_weights: b
 def _pretrained(folder: Path, description: dict[str, Any]) -> nn.Module:
     if not (folder / "config.json").is_file():
         raise StorageError(f"{folder} holds no Hugging Face model (config.json); pass the model to load()")
+    if is_of_timm(folder):
+        return open_model(folder).model
     import transformers
 
     cls = getattr(transformers, description["model_class"], None)

@@ -276,6 +276,20 @@ class CalibratedNode(MBENode):
         """Where the power-of-two scale comes from."""
         return "element" if self.reduction.kind != "none" else "range"
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.extra_repr()})"  # a line: there are hundreds in a network
+
+    def extra_repr(self) -> str:
+        """What it computes, by how much, and where: what print(network) shows."""
+        shown = [self.function, f"T={self.time_steps}, N={self.bases}, scale={self.scale}, code={self.code}"]
+        if not self.calibrated.is_meta:  # as an offloaded network's are
+            low, high = self.calibrated.tolist()
+            shown += [f"range=[{low:.4g}, {high:.4g}]"]
+        shown += [f"dead_zone={self.dead_zone:.3g}"] if self.dead_zone else []
+        shown += [f"simulate={self.simulate}"] if self.simulate != "closed" else []
+        shown += [f"backend={self.backend}"] if self.backend != "auto" else []
+        return ", ".join(shown)
+
     def __getstate__(self) -> dict:
         return {**self.__dict__, "spike_listener": None}
 

@@ -29,7 +29,7 @@ class Statistics:
     spread: Spread = field(
         default_factory=Spread
     )  # of some rows along that dimension, where centers may be asked for
-    spreads: bool = True
+    centers: bool = True
 
     @property
     def root_mean_square(self) -> float:
@@ -66,7 +66,7 @@ class Statistics:
         self.low, self.high = min(self.low, low), max(self.high, high)
         if dim is not None and where is None and values.dim():
             self._update_channels(torch.maximum(highs, -lows).float().cpu(), first=self.count == 0)
-            if self.spreads:
+            if self.centers:
                 self.spread.add(some_rows(values, dim, ROWS_PER_CALL))
         self.count += count
         self.samples.append(spread(values, where, SAMPLES_PER_CALL).to("cpu", torch.float32, copy=True))
@@ -114,12 +114,12 @@ class Observer(nn.Module):
     """Stands in for a neuron while calibration runs: the exact function, with statistics."""
 
     def __init__(
-        self, function: str, scalar: Scalar | None, site: str, role: str, spreads: bool = True
+        self, function: str, scalar: Scalar | None, site: str, role: str, centers: bool = True
     ) -> None:
         super().__init__()
         self.function, self.site, self.role = function, site, role
         self.scalar = scalar or FUNCTIONS[function].scalar
-        self.statistics = Statistics(spreads=spreads)
+        self.statistics = Statistics(centers=centers)
 
     def forward(self, x: Tensor, dim: int = -1, where: Tensor | None = None) -> Tensor:
         """f(x), after x (only the elements in ``where``) has been recorded."""

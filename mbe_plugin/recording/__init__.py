@@ -8,6 +8,7 @@ from mbe_plugin.recording.latency import Latency, NeuronCall, latency_of
 from mbe_plugin.recording.listing import events_of, exponents_of
 from mbe_plugin.recording.looking import looking, refuse_compiled
 from mbe_plugin.recording.record import count_spikes, record
+from mbe_plugin.recording.samples import Samples, sampled_trains
 from mbe_plugin.recording.sent import Sent, joined, sent_by
 from mbe_plugin.recording.trains import Train
 
@@ -23,6 +24,7 @@ __all__ = [
     "NeuronCall",
     "NeuronEvents",
     "Recording",
+    "Samples",
     "Sent",
     "SiteCall",
     "SpikeCounts",
@@ -36,6 +38,7 @@ __all__ = [
     "open_ledgers",
     "record",
     "refuse_compiled",
+    "sampled_trains",
     "sent_by",
     "sum_of",
     "told",

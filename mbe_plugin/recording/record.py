@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from threading import Lock
 
 import torch
@@ -16,11 +15,10 @@ from mbe_plugin.operators.neuron import CalibratedNode, Counted, SpikeListener
 from mbe_plugin.operators.observer import spread
 from mbe_plugin.recording.deliveries import Deliveries, Delivery, Ledger, told
 from mbe_plugin.recording.events import NeuronEvents, Recording
+from mbe_plugin.recording.listening import Listener, listening
 from mbe_plugin.recording.looking import looking, refuse_compiled
 from mbe_plugin.recording.selection import chosen, receiving
 from mbe_plugin.recording.trains import numbers_of, train_of
-
-_REGISTERING = Lock()
 
 
 @contextmanager
@@ -54,14 +52,9 @@ def record(
         raise ValueError(f"most must be 1 or more elements of a call, got {most}")
     recording, adding = Recording(), Lock()
     listeners = [(node, _listener(recording, adding, node, trains, most)) for node in chosen(snn, sites)]
-    for node, listener in listeners:
-        _add(node, listener)
-    try:
-        with told(_Delivered(recording, adding, receiving(snn, sites))) if deliveries else nullcontext():
-            yield recording
-    finally:
-        for node, listener in listeners:
-            _remove(node, listener)
+    ledger = told(_Delivered(recording, adding, receiving(snn, sites))) if deliveries else nullcontext()
+    with listening(listeners), ledger:
+        yield recording
 
 
 def count_spikes(snn: nn.Module, most: int | None = None) -> AbstractContextManager[Recording]:
@@ -93,46 +86,6 @@ class _Delivered(Ledger):
         return self.found.setdefault((operator.site, function), Deliveries())
 
 
-@dataclass(frozen=True, eq=False)
-class _Listener:
-    """One recording's."""
-
-    listen: Callable[[Tensor, Tensor | None, Tensor | None, Counted], None]
-    counts_suffice: bool
-
-    def __call__(
-        self, x: Tensor, where: Tensor | None, shared: Tensor | None, counted: Counted = None
-    ) -> None:
-        self.listen(x, where, shared, counted)
-
-
-class _Listeners:
-    """The listeners of one neuron, told in turn."""
-
-    def __init__(self, each: tuple[SpikeListener, ...]) -> None:
-        self.each = each
-        self.counts_suffice = all(listener.counts_suffice for listener in each)
-
-    def __call__(self, x: Tensor, where: Tensor | None, shared: Tensor | None, counted: Counted) -> None:
-        for listen in self.each:
-            listen(x, where, shared, counted)
-
-
-def _each(node: CalibratedNode) -> tuple[SpikeListener, ...]:
-    return node.spike_listener.each if isinstance(node.spike_listener, _Listeners) else ()
-
-
-def _add(node: CalibratedNode, listener: SpikeListener) -> None:
-    with _REGISTERING:
-        node.spike_listener = _Listeners((*_each(node), listener))
-
-
-def _remove(node: CalibratedNode, listener: SpikeListener) -> None:
-    with _REGISTERING:
-        left = tuple(other for other in _each(node) if other is not listener)
-        node.spike_listener = _Listeners(left) if left else None
-
-
 def _listener(
     recording: Recording, adding: Lock, node: CalibratedNode, trains: bool, most: int | None
 ) -> SpikeListener:
@@ -149,7 +102,7 @@ def _listener(
                     numbers[:] = numbers or [numbers_of(node)]
                     neuron.calls.append(train_of(numbers[0], x.detach(), where, shared))
 
-    return _Listener(listen, counts_suffice=not trains and most is None)
+    return Listener(listen, counts_suffice=not trains and most is None)
 
 
 def _neuron(recording: Recording, node: CalibratedNode, like: Tensor, trains: bool) -> NeuronEvents:

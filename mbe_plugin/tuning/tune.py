@@ -8,14 +8,14 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from mbe_plugin.analysis.closeness import Closeness, Outputs, first_floating
 from mbe_plugin.analysis.energy.costs import FLOAT32, checked
 from mbe_plugin.analysis.energy.measure import billed, counted
 from mbe_plugin.config import MBEConfig
 from mbe_plugin.conversion.batches import as_call
 from mbe_plugin.conversion.convert import calibrate, convert
-from mbe_plugin.conversion.following.comparison import outputs_of
 from mbe_plugin.conversion.progress import Progress, Tell
 from mbe_plugin.errors import ConversionError
 from mbe_plugin.recording import record
@@ -23,7 +23,7 @@ from mbe_plugin.tuning.choice import chosen, path
 from mbe_plugin.tuning.menu import MENU
 from mbe_plugin.tuning.places import places_of
 from mbe_plugin.tuning.trials import prices, trials
-from mbe_plugin.tuning.watching import Outputs, watched
+from mbe_plugin.tuning.watching import watched
 
 Objective = Literal["energy", "closeness"]
 Figure = Callable[[nn.Module], float]
@@ -78,35 +78,6 @@ def tune(
     if objective == "closeness":
         return search.closest(target)
     return search.cheapest(figure or Closeness(model, held_out, outputs), target)
-
-
-class Closeness:
-    """The smallest cosine between ANN and SNN of an item's output, on some batches."""
-
-    def __init__(self, ann: nn.Module, batches: Sequence[Any], outputs: Outputs) -> None:
-        self.batches, self.outputs = batches, outputs
-        self.wanted = [self._of(ann, batch) for batch in batches]
-
-    def __call__(self, snn: nn.Module) -> float:
-        """In [-1, 1]."""
-        got = [self._of(snn, batch) for batch in self.batches]
-        return min(torch.cosine_similarity(w, g).min().item() for w, g in zip(self.wanted, got, strict=True))
-
-    def _of(self, network: nn.Module, batch: Any) -> Tensor:
-        args, kwargs = as_call(batch, network)
-        with torch.no_grad():
-            out = self.outputs(network(*args, **kwargs))
-        return out.reshape(len(out), -1).double()
-
-
-def first_floating(out: Any) -> Tensor:
-    """The first floating tensor of what a network returns."""
-    found = outputs_of(out)
-    if not found:
-        raise ConversionError(
-            f"no floating tensor in what the model returns ({type(out).__name__}); say which: outputs="
-        )
-    return found[0]
 
 
 def _parted(batches: list[Any], held_out: Sequence[Any] | None) -> tuple[list[Any], list[Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,15 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mbe_plugin.analysis.closeness import Outputs
 from mbe_plugin.conversion.batches import as_call
 from mbe_plugin.operators.observer import some_rows
 from mbe_plugin.tuning.places import Place
 
 PROJECTIONS = 2
 ROWS = 512  # of what a place encodes in all batches, evenly spread: on these the choices are tried
-
-# of what the network returns, the numbers [items, ...] whose closeness counts
-Outputs = Callable[[Any], Tensor]
 
 
 @dataclass
