@@ -4,6 +4,7 @@
 """
 
 import importlib
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -100,7 +101,8 @@ _NAMES = {
     "tuning": "tune",
 }
 _HOME = {name: room for room, names in _NAMES.items() for name in names.split()}
-_MODULES = ("figures", "nir", "snntorch")  # short imports
+# short imports, and the library without which each is not there
+_MODULES = {"figures": "mbe_plugin", "nir": "nir", "snntorch": "snntorch"}
 
 
 def __getattr__(name: str) -> Any:
@@ -114,4 +116,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_MODULES})
+    there = {name for name, library in _MODULES.items() if importlib.util.find_spec(library)}
+    return sorted({*globals(), *__all__, *there})

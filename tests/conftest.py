@@ -20,6 +20,10 @@ from mbe_plugin.env import hide_broken_torchaudio
 
 hide_broken_torchaudio()
 
+DYNAMO = (
+    2,
+    14,
+)  # the oldest torch with which compiled and exported forwards are tried; 2.6 does not follow them
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 THREADS = max(1, min(2, int(os.environ.get("OMP_NUM_THREADS", "2")), (os.cpu_count() or 1) // WORKERS))
 torch.set_num_threads(THREADS)
@@ -28,6 +32,11 @@ torch.set_num_threads(THREADS)
 hypothesis.settings.register_profile("fixed", deadline=None, derandomize=True, max_examples=50)
 hypothesis.settings.register_profile("explore", deadline=None, max_examples=2000)
 hypothesis.settings.load_profile("fixed")
+
+
+def old_torch() -> bool:
+    """Whether this torch's Dynamo is older than what compiled forwards are tested with."""
+    return tuple(map(int, torch.__version__.split(".")[:2])) < DYNAMO
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -39,6 +48,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         slow = [item for item in items if item.get_closest_marker("slow")]
         config.hook.pytest_deselected(items=slow)
         items[:] = [item for item in items if item not in set(slow)]
+    if old_torch():
+        old = pytest.mark.skip(
+            reason=f"compiled forwards are tested with torch {'.'.join(map(str, DYNAMO))} or newer"
+        )
+        for item in items:
+            if item.get_closest_marker("compiled"):
+                item.add_marker(old)
     if not torch.cuda.is_available():
         skip = pytest.mark.skip(reason="needs a CUDA GPU: torch.cuda.is_available() is False")
         for item in items:

@@ -446,6 +446,7 @@ def test_what_cannot_be_run_by_events_is_refused_by_name() -> None:
         snn.train()(x)
 
 
+@pytest.mark.compiled
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_a_compiled_forward_is_refused() -> None:
     snn = by_events(nn.Sequential(nn.GELU()), tokens())

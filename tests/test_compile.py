@@ -45,6 +45,7 @@ def arguments(batch: Any) -> tuple[tuple, dict[str, Any]]:
     return (), {**batch, **({"use_cache": False} if "input_ids" in batch else {})}
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("family", FAMILIES)
 def test_one_graph_and_the_same_values(family: str) -> None:
     make, batch = (QUICK | SLOW)[family]
@@ -71,6 +72,7 @@ def test_a_compiled_neuron_gives_the_same_bits(function: str) -> None:
         assert torch.equal(compiled(x), node(x))
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_dynamic_shapes(backend: str) -> None:
     """Numbers that a module holds are symbols there, so no operator may ask Python's math about them."""
@@ -82,6 +84,7 @@ def test_dynamic_shapes(backend: str) -> None:
             torch.testing.assert_close(compiled(x), snn(x), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.compiled
 def test_step_mode_m_breaks_the_graph_and_gives_the_same_sequence() -> None:
     snn = mbe_plugin.convert(transformer(depth=1), [tokens()], mbe_plugin.MBEConfig(time_steps=4))
     snn.step_mode = "m"
@@ -120,6 +123,7 @@ def test_surrogates_of_either_host(name: str) -> None:
     torch.testing.assert_close(torch.autograd.grad(y.sum(), x)[0], torch.autograd.grad(node(x).sum(), x)[0])
 
 
+@pytest.mark.compiled
 def test_a_graph_break_inside_is_an_error() -> None:
     """Its pieces would run under the walk, which would look for sites in them again."""
 
@@ -134,6 +138,7 @@ def test_a_graph_break_inside_is_an_error() -> None:
         torch.compile(snn, backend="eager")(tokens())
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("gradient", ["slope", "surrogate"])
 @pytest.mark.parametrize("function", ["gelu", "identity", "rsqrt_octave"])
 def test_a_compiled_neuron_gives_the_same_gradients_in_one_graph(function: str, gradient: Any) -> None:

@@ -490,6 +490,7 @@ def test_no_counts_stay_on_the_tensors_of_the_caller() -> None:
             snn[1](seen[0])
 
 
+@pytest.mark.compiled
 @pytest.mark.filterwarnings(
     "ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"
 )  # torch's own

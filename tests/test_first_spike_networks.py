@@ -155,6 +155,7 @@ def test_gradients_go_straight_through() -> None:
     assert nn.functional.cosine_similarity(got.flatten(), want.flatten(), dim=0) > 0.99
 
 
+@pytest.mark.compiled
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 def test_it_compiles_to_one_graph_with_the_same_bits() -> None:
     x = torch.randn(50, 4)

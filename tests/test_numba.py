@@ -384,6 +384,7 @@ def test_minilm_gives_the_same_bits(minilm: nn.Module, minilm_tokenizer: Any) ->
     assert_same_bits(*found)
 
 
+@pytest.mark.compiled
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 def test_a_network_is_compiled_in_one_graph_and_exported() -> None:
     """Each of its neurons as one call of the operator, where backend 'torch' has some dozens of torch's."""

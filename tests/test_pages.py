@@ -1,7 +1,7 @@
 """Every page of docs/ is a session: its Python blocks run, in order and in one namespace.
 
-A page's first line may say what it needs: ``<!-- needs: module -->`` or ``<!-- needs: module attribute -->``; where the
-installed hosts lack it, the page is skipped with that reason.
+A page's first line may say what it needs: ``<!-- needs: module -->`` or ``<!-- needs: module attribute -->``, or of torch a
+version, ``<!-- needs: torch 2.14 -->``; where what is installed lacks it, the page is skipped with that reason.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -26,6 +27,10 @@ def skip_unless_there(page: str) -> None:
     if found is None:
         return
     name, attribute = found.groups()
+    if name == "torch":
+        if [int(n) for n in torch.__version__.split(".")[:2]] < [int(n) for n in attribute.split(".")]:
+            pytest.skip(f"the page needs torch {attribute} or newer")
+        return
     try:
         module = importlib.import_module(name)
     except ModuleNotFoundError:

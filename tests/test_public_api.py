@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import pydoc
 import subprocess
 import sys
@@ -82,6 +83,13 @@ def test_all_of_them_can_be_asked_for_at_once() -> None:
     exec("from mbe_plugin import *", names)
     assert set(PUBLIC) <= set(names)
     assert "locate_error" in pydoc.plain(pydoc.render_doc(mbe_plugin))
+
+
+def test_help_passes_over_a_module_whose_library_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(vars(mbe_plugin), "nir", raising=False)
+    assert "nir" in dir(mbe_plugin) or importlib.util.find_spec("nir") is None
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert "nir" not in dir(mbe_plugin)
 
 
 def test_a_name_of_one_host_is_there_or_says_what_is_missing_and_what_to_take() -> None:

@@ -311,6 +311,7 @@ def test_recording_changes_no_bit_and_no_gradient(snn: nn.Module) -> None:
     assert torch.equal(of_recorded, gradient)
 
 
+@pytest.mark.compiled
 @pytest.mark.filterwarnings(
     "ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"
 )  # torch's own

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import timm
 
 from mbe_plugin.hosts.features import has_dataloader_converter
 
@@ -24,6 +25,7 @@ def done(tmp_path: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.skipif(not has_dataloader_converter(), reason="the host has no ann2snn.Converter(dataloader)")
+@pytest.mark.skipif(not timm.is_model("test_vit"), reason="this timm has no test_vit")
 def test_the_hosts_converter_and_ours(done: subprocess.CompletedProcess[str]) -> None:
     assert done.returncode == 0, done.stderr
     assert "ann2snn.Converter: cannot follow this model, symbolically traced variables" in done.stdout

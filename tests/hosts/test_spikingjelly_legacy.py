@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -120,9 +121,15 @@ def test_it_takes_the_batches_that_convert_takes(
         assert_same_bits(mbe_plugin.MBEConverter(given, config=CONFIG)(vit)(images), snn(images))
 
 
-def test_it_draws_the_progress(vit: nn.Module, loader: DataLoader, capfd: pytest.CaptureFixture[str]) -> None:
+def test_it_draws_the_progress(
+    vit: nn.Module,
+    loader: DataLoader,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)  # it draws nothing into a file
     mbe_plugin.MBEConverter(loader, config=MBEConfig(include=("head:*",)))(vit)
-    assert "calibrating, batches: 100%" in capfd.readouterr().err
+    assert "calibrating, batches: 100%" in capsys.readouterr().err
 
 
 def test_one_converter_for_two_models(vit: nn.Module, loader: DataLoader) -> None:
