@@ -1,4 +1,4 @@
-"""Every page of docs/ is a session: its Python blocks run, in order and in one namespace.
+"""Every page of docs/ is a session: its Python blocks run, in order and in one namespace; most of them with --full.
 
 A page's first line may say what it needs: ``<!-- needs: module -->`` or ``<!-- needs: module attribute -->``, or of torch a
 version, ``<!-- needs: torch 2.14 -->``; where what is installed lacks it, the page is skipped with that reason.
@@ -48,7 +48,13 @@ def script(page: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda p: p.stem)
+def by_cost(path: Path) -> object:
+    """A page is a process of its own, so of more than twenty only those of the hosts and one by hand run without --full."""
+    quick = path.parent.name == "hosts" or path.stem == "energy"
+    return pytest.param(path, marks=() if quick else pytest.mark.slow, id=path.stem)
+
+
+@pytest.mark.parametrize("path", map(by_cost, PAGES))
 def test_the_page_runs_as_it_stands(path: Path, tmp_path: Path) -> None:
     page = path.read_text(encoding="utf-8")
     skip_unless_there(page)

@@ -68,6 +68,7 @@ def sphinx(*options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
 
 
+@pytest.mark.slow
 def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     done = sphinx("-d", str(tmp_path / "trees"), ".", str(tmp_path / "site"))
     assert (done.returncode, done.stderr) == (0, "")

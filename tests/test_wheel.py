@@ -46,6 +46,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy / "dist"
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_the_package_and_nothing_else(built: Path) -> None:
     [wheel] = built.glob("*.whl")
     assert wheel.name == f"mbe_plugin-{mbe_plugin.__version__}-py3-none-any.whl"
@@ -57,6 +58,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(built: Path) -> None:
     assert "mbe_plugin/kernels/cupy_gpu/neuron.cuh" in names
 
 
+@pytest.mark.slow
 def test_the_sdist_builds_the_same(built: Path) -> None:
     [sdist] = built.glob("*.tar.gz")
     with tarfile.open(sdist) as packed:
@@ -64,6 +66,7 @@ def test_the_sdist_builds_the_same(built: Path) -> None:
     assert package_files() | {"pyproject.toml", "README.md", "LICENSE"} <= names
 
 
+@pytest.mark.slow
 def test_an_index_takes_both(built: Path) -> None:
     assert run("-m", "twine", "check", "--strict", *built.iterdir()).count("PASSED") == 2
 
