@@ -189,7 +189,7 @@ def test_why_it_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def on_gpu(dtype: torch.dtype = torch.float32) -> Any:
     """What is asked of an input on a GPU."""
-    return SimpleNamespace(device=torch.device("cuda", 0), dtype=dtype)
+    return SimpleNamespace(is_cuda=True, device=torch.device("cuda", 0), dtype=dtype)
 
 
 def test_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
