@@ -7,18 +7,15 @@ of all that its operands are made of. What no function of torch shows (scripted 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from mbe_plugin.conversion.following.comparison import outputs_of
+from mbe_plugin.conversion.following.onlooker import Onlooker
 from mbe_plugin.conversion.marks import tensors_of
 from mbe_plugin.conversion.vocabulary.catalogue import ORDINARY, SPELLINGS
 from mbe_plugin.operators import CalibratedNode
-from mbe_plugin.operators.calls import CALLS, calls_taken_by, passed_on
 from mbe_plugin.recording import Latency, NeuronCall, Recording, latency_of
 
 _ATTRIBUTE = "_mbe_waits"
@@ -26,26 +23,13 @@ _NOTHING: frozenset[int] = frozenset()
 _INDICES = frozenset(("argmax", "argmin"))  # no activations, but they wait for what they are found in
 
 
-class Waits(TorchFunctionMode):
+class Waits(Onlooker):
     """While entered, notes the calls of neurons in this thread, and whose values each one's input is made of."""
-
-    counted = True
 
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[NeuronCall] = []
         self._own = object()  # what other forwards have hung on a tensor counts for nothing
-        self._standing_in = ExitStack()
-
-    def __enter__(self) -> Waits:
-        self._before = CALLS.taken_by
-        self._standing_in.enter_context(calls_taken_by(self))
-        super().__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
-        self._standing_in.close()
 
     def latency(self, out: Any, recording: Recording) -> Latency:
         """Of the forward that returned ``out``; what hangs on its tensors is taken away."""
@@ -56,8 +40,7 @@ class Waits(TorchFunctionMode):
 
     def __call__(self, node: CalibratedNode, *args: Any, **kwargs: Any) -> Tensor:
         """The neuron's call, noted."""
-        with torch._C.DisableTorchFunction():
-            out = passed_on(self._before, node, *args, **kwargs)
+        out = self.passed_on(node, *args, **kwargs)
         waits_for = self._made_of(t for _, t in tensors_of((args, kwargs)))
         self._keep(out, frozenset((len(self.calls),)))
         self.calls.append(NeuronCall(node.site, node.role, node.time_steps, waits_for))

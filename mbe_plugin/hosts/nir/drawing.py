@@ -8,23 +8,21 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from contextlib import ExitStack
 from typing import Any
 
 import nir
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from mbe_plugin.conversion import Conversion
 from mbe_plugin.conversion.following.comparison import outputs_of
 from mbe_plugin.conversion.following.frames import SLOT
+from mbe_plugin.conversion.following.onlooker import Onlooker
 from mbe_plugin.conversion.marks import tensors_of
 from mbe_plugin.errors import ConversionError, UnsupportedOperatorError
 from mbe_plugin.hosts.nir.node import MBE
 from mbe_plugin.operators import CalibratedNode
-from mbe_plugin.operators.calls import calls_taken_by
 
 _ATTRIBUTE = "_mbe_nir"
 INPUT, OUTPUT = "input", "output"
@@ -56,10 +54,8 @@ def to_nir(snn: nn.Module, example: Tensor) -> nir.NIRGraph:
     return drawing.graph(out)
 
 
-class _Drawing(TorchFunctionMode):
+class _Drawing(Onlooker):
     """While entered, draws what this thread's forward does to the example."""
-
-    counted = True
 
     def __init__(self, example: Tensor) -> None:
         super().__init__()
@@ -67,24 +63,13 @@ class _Drawing(TorchFunctionMode):
         self.nodes: dict[str, nir.NIRNode] = {INPUT: nir.Input({"input": np.array(example.shape[1:])})}
         self.edges: list[tuple[str, str]] = []
         self._own = object()  # what another drawing has hung on a tensor counts for nothing
-        self._standing_in = ExitStack()
         self._keep(self.example, (INPUT,))
-
-    def __enter__(self) -> _Drawing:
-        self._standing_in.enter_context(calls_taken_by(self))
-        super().__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
-        self._standing_in.close()
 
     def __call__(self, node: CalibratedNode, x: Tensor, dim: int = -1, where: Tensor | None = None) -> Tensor:
         """A neuron's call: a node."""
         if where is not None:
             self.refuse("a neuron behind a mask", f"{node.site} {node.role}")
-        with torch._C.DisableTorchFunction():
-            out = nn.Module.__call__(node, x, dim)
+        out = self.passed_on(node, x, dim)
         shared_along = dim if dim < 0 else dim - x.dim()
         made = MBE.of(node, tuple(x.shape[1:]), shared_along)
         self.draw(f"{node.site} {node.role}", made, x, out)
