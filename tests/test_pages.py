@@ -54,7 +54,7 @@ def by_cost(path: Path) -> object:
     return pytest.param(path, marks=() if quick else pytest.mark.slow, id=path.stem)
 
 
-@pytest.mark.parametrize("path", map(by_cost, PAGES))
+@pytest.mark.parametrize("path", [by_cost(path) for path in PAGES])
 def test_the_page_runs_as_it_stands(path: Path, tmp_path: Path) -> None:
     page = path.read_text(encoding="utf-8")
     skip_unless_there(page)
