@@ -69,9 +69,8 @@ class Recorder(Scout):
 
     def __init__(self, origins: Origins, centers: bool) -> None:
         super().__init__(origins)
-        self.centers = (
-            centers  # whether observers keep each channel's distribution, which centers are made of
-        )
+        # whether observers keep each channel's distribution, which centers are made of
+        self.centers = centers
         self.unmarked: set[tuple[str, str]] = set()  # nonlinear functions that met no activation
         self.sites: dict[str, Site] = {}
         self.observers: dict[str, SpikingOperator] = {}

@@ -112,9 +112,8 @@ def _scatter(bokeh: Any, figure: Any, rows: Sequence[Row], y: str, name: str) ->
             alpha=0.85,
             legend_group="operator",
         )
-        legend = figure.legend[0]
-        figure.add_layout(legend, "above")
-        legend.orientation, legend.ncols, legend.margin, legend.padding = "horizontal", 2, 0, 2
+        _legend_above(figure)
+        figure.legend.ncols = 2
     ticks = layer_ticks(rows, TICKS)
     figure.xaxis.ticker = list(ticks)
     figure.xaxis.major_label_overrides = ticks
@@ -150,13 +149,17 @@ def _energy(bokeh: Any, rows: Sequence[Row], accounting: str) -> Any:
 
 
 def _finish_bars(bokeh: Any, figure: Any, format: str) -> None:
-    legend = figure.legend[0]
-    figure.add_layout(legend, "above")
-    legend.orientation, legend.margin, legend.padding = "horizontal", 0, 2
+    _legend_above(figure)
     figure.x_range.start = 0
     figure.ygrid.grid_line_color = None
     figure.xaxis.formatter = bokeh.models.NumeralTickFormatter(format=format)
     figure.xaxis.ticker.desired_num_ticks = 4
+
+
+def _legend_above(figure: Any) -> None:
+    legend = figure.legend[0]
+    figure.add_layout(legend, "above")
+    legend.orientation, legend.margin, legend.padding = "horizontal", 0, 2
 
 
 def _lines(bokeh: Any, colours: dict[str, str], label: str, height: int) -> Any:
@@ -171,8 +174,7 @@ def _lines(bokeh: Any, colours: dict[str, str], label: str, height: int) -> Any:
         figure.legend.visible = False
         figure.yaxis.formatter = bokeh.models.PrintfTickFormatter(format="%.1e")
     else:
-        figure.add_layout(figure.legend[0], "above")
-        figure.legend.orientation, figure.legend.margin, figure.legend.padding = "horizontal", 0, 2
+        _legend_above(figure)
     figure.x_range.range_padding = 0
     return figure
 

@@ -5,17 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import nn
 
 from mbe_plugin.analysis.energy import ACCOUNTINGS, Energy
 from mbe_plugin.analysis.energy.measure import billed, counted
 from mbe_plugin.analysis.report import Report, conversion_of, report
 from mbe_plugin.analysis.rows.places import operators_of
-from mbe_plugin.analysis.rows.sent import ELEMENTS
-from mbe_plugin.conversion.batches import as_call
+from mbe_plugin.analysis.rows.sent import ELEMENTS, recorded
 from mbe_plugin.errors import ConversionError
-from mbe_plugin.recording import Recording, Samples, record, sampled_trains
+from mbe_plugin.recording import Recording, Samples, sampled_trains
 
 
 @dataclass(frozen=True)
@@ -49,11 +47,7 @@ def seen(snn: nn.Module, made: Report, batch: Any = None) -> Seen:
 def _forward(snn: nn.Module, batch: Any) -> tuple[Recording, dict[str, Energy], str]:
     try:
         found = counted(snn, batch)
-    except (
-        ConversionError
-    ) as refused:  # a site whose events cannot be followed: the page says which, and shows the rest
-        args, kwargs = as_call(batch, snn)
-        with torch.no_grad(), record(snn) as recording:
-            snn(*args, **kwargs)
-        return recording, {}, str(refused)
+    except ConversionError as refused:
+        # a site whose events cannot be followed: the page says which, and shows the rest
+        return recorded(snn, batch), {}, str(refused)
     return found.recording, {name: billed(found, name) for name in ACCOUNTINGS}, ""

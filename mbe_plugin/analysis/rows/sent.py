@@ -23,7 +23,7 @@ def firing_rate(snn: nn.Module, batch: Any = None) -> list[Row]:
     batch: in any of the forms that convert() takes; the first calibration batch, whose counts are kept, by default. Raises
     ConversionError for a network that was not converted, or whose counts were not kept.
     """
-    return rates_in(_recorded(snn, batch), operators_of(snn))
+    return rates_in(recorded(snn, batch), operators_of(snn))
 
 
 def events(snn: nn.Module, batch: Any = None) -> list[Row]:
@@ -31,7 +31,7 @@ def events(snn: nn.Module, batch: Any = None) -> list[Row]:
 
     delivered: synaptic operations that events cause there; None without a batch. Raises what firing_rate raises.
     """
-    return events_in(_recorded(snn, batch, deliveries=True), operators_of(snn))
+    return events_in(recorded(snn, batch, deliveries=True), operators_of(snn))
 
 
 def raster(
@@ -104,7 +104,8 @@ def _most_first(rows: Iterable[Row], *names: str) -> list[Row]:
     return sorted(rows, key=lambda row: [-(row[name] or 0) for name in names])
 
 
-def _recorded(snn: nn.Module, batch: Any, deliveries: bool = False) -> Recording:
+def recorded(snn: nn.Module, batch: Any, deliveries: bool = False) -> Recording:
+    """What one forward sends; without a batch what the first calibration batch did."""
     if batch is None:
         return first_batch_of(snn)
     args, kwargs = as_call(batch, snn)

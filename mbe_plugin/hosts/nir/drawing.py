@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import nir
 import numpy as np
@@ -105,23 +105,16 @@ class _Drawing(Onlooker):
         )
         self._keep(out, (self._added(name, node, self.sources(x)),))
 
-    def refuse(self, what: str, place: str = "") -> None:
+    def refuse(self, what: str, place: str = "") -> NoReturn:
         """Raise UnsupportedOperatorError."""
-        frames = SLOT.mode.frames if SLOT.mode is not None else []
-        place = place or (frames[-1].sites.path or "(root)" if frames else "(outside the model)")
         raise UnsupportedOperatorError(
-            f"{place}: NIR has no node for {what}; export a network, or a part, without it"
+            f"{place or _running()}: NIR has no node for {what}; export a network, or a part, without it"
         )
 
     def sources(self, tensor: Any) -> Sources:
         """The nodes whose outputs add up to a tensor; none for a constant."""
         owner, sources = getattr(tensor, _ATTRIBUTE, (None, ()))
         return sources if owner is self._own else ()
-
-    def place(self, name: str) -> str:
-        """A node's name by the module that runs."""
-        frames = SLOT.mode.frames if SLOT.mode is not None else []
-        return f"{frames[-1].sites.path or '(root)'} {name}" if frames else name
 
     def graph(self, out: Any) -> nir.NIRGraph:
         """The graph of the forward that returned ``out``."""
@@ -142,7 +135,7 @@ class _Drawing(Onlooker):
             left, right = right, left
         if len(right) > 1 or set(left) & set(right):
             ones = np.ones(shape, np.float32)
-            right = (self._added(self.place("sum"), nir.Scale(ones), right),)
+            right = (self._added(f"{_running()} sum", nir.Scale(ones), right),)
         return (*left, *right)
 
     def _added(self, name: str, node: nir.NIRNode, sources: Sources) -> str:
@@ -155,6 +148,12 @@ class _Drawing(Onlooker):
 
     def _keep(self, tensor: Tensor, sources: Sources) -> None:
         setattr(tensor, _ATTRIBUTE, (self._own, sources))
+
+
+def _running() -> str:
+    """The path of the module that runs."""
+    frames = SLOT.mode.frames if SLOT.mode is not None else []
+    return frames[-1].sites.path or "(root)" if frames else "(outside the model)"
 
 
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> nir.NIRNode | str:
@@ -265,7 +264,7 @@ def _finished(drawing: _Drawing, name: str, made: nir.NIRNode | str, x: Tensor, 
     if isinstance(made, str):
         drawing.refuse(made)
     else:
-        drawing.draw(drawing.place(name), made, x, out)
+        drawing.draw(f"{_running()} {name}", made, x, out)
 
 
 _SUMS = frozenset("add radd iadd add_".split())
