@@ -39,7 +39,7 @@ BUFFER_OF = {"threshold": "th", "reset": "r", "intensity": "d", "weight": "w"}
 
 
 class MBENode(base.MemoryModule):
-    r"""A multi-basis exponential-decay spiking neuron (METHOD eq. 4-8; arXiv:2508.07710).
+    r"""A multi-basis exponential-decay spiking neuron (arXiv:2508.07710, eq. 4-8).
 
     The input is the membrane's initial value; T steps later the neuron is silent and has decoded
     f(x) ~ sum_n w_n sum_t s_n[t] d_n[t] + bias. There is no state between calls.

@@ -62,7 +62,7 @@ def convert(
     copy: bool = True,
     progress: bool | Tell = False,
 ) -> nn.Module:
-    """Turn a pretrained network into a spiking one without training (METHOD section 2).
+    """Turn a pretrained network into a spiking one without training (arXiv:2508.07710).
 
     model: any nn.Module; it, its mode and its device stay as they are. calibration: a few batches in the forms that
     calibrate() takes, or its result. config: MBEConfig(). copy=False shares parameters and buffers with

@@ -4,8 +4,8 @@ An activation is a floating (or complex) tensor that depends on the value of suc
 mark is an attribute of the tensor, so it costs nothing to keep, disappears with the tensor and is
 understood by torch.compile. CODED marks a neuron's read-out that nothing but data movement has touched since:
 its spike train can be used again. PRODUCT marks the read-out of two trains multiplied element by element (a
-LayerNorm's, a softmax's, a gate's): as weighted pairs of spikes (METHOD eq. 9-12) it can feed weights, but a further
-product with an activation encodes it first, so that products are always of two single trains.
+LayerNorm's, a softmax's, a gate's): as weighted pairs of spikes (arXiv:2508.07710, eq. 9-12) it can feed weights, but
+a further product with an activation encodes it first, so that products are always of two single trains.
 
 Tensors that come from outside a forward are another's too: they may be in the middle of a forward in another thread.
 Their levels stand in a table of the running forward (``entered``), never on the tensor.

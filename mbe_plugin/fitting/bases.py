@@ -3,7 +3,7 @@
 A shape is one basis as five numbers, a row of a float64 array [K, 5]: offset, width, and the decays per
 step of threshold, reset and intensity. Its membrane starts at (x - offset) / width and all three tables lead
 with 1/2, so with decays of 1/2 the basis is the T-step binary code of [offset, offset + width).
-In the paper's terms (METHOD eq. 4) alpha = |width| / 2 and decay = exp(-dt / tau).
+In the paper's terms (arXiv:2508.07710, eq. 4) alpha = |width| / 2 and decay = exp(-dt / tau).
 """
 
 from __future__ import annotations

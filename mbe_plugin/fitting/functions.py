@@ -64,7 +64,7 @@ FUNCTIONS: dict[str, StandardFunction] = {
 
 
 def published_interval(name: str) -> tuple[float, float]:
-    """The domain that the paper fits a function on (METHOD section 1)."""
+    """The domain that the paper fits a function on (arXiv:2508.07710)."""
     published = {"gelu": (-120.0, 10.0), "exp2": (0.0, 1.0), "reciprocal": (0.5, 1.0), "rsqrt": (0.5, 2.0)}
     return published.get(name, FUNCTIONS[name].interval)
 

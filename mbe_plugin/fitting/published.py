@@ -1,4 +1,4 @@
-"""The published family: N parallel bases of the paper's five numbers, no offset (METHOD section 1).
+"""The published family: N parallel bases of the paper's five numbers, no offset (arXiv:2508.07710).
 
 What the paper leaves open is fixed here: a leading alpha per basis, one constant in the read-out, and for a
 domain that holds both signs a split into relu(x) and relu(-x) whose bases count in N. With tau = dt / ln 2 a

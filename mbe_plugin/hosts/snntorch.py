@@ -40,7 +40,7 @@ _WITHOUT_MEANING = {
 
 
 class MBE(SpikingNeuron):
-    r"""An MBE neuron as a ``snntorch.SpikingNeuron``: T calls are one input's T steps (METHOD eq. 5-8).
+    r"""An MBE neuron as a ``snntorch.SpikingNeuron``: T calls are one input's T steps (arXiv:2508.07710, eq. 5-8).
 
     ``spk, mem = mbe(x, mem)``. The first call after a reset takes the value x [...]; the T calls' spk [...] are the rows of
     ``MBENode``'s mode 'm' for it, bit for bit: weighted spikes whose sum is the decoded value, with the read-out's constant

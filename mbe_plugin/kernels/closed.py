@@ -1,6 +1,6 @@
 """Closed form of the halving code: the spikes are the binary digits of an integer.
 
-With th[t] = r[t] = d[t] = 2^-(t+1) the loop of METHOD eq. 5-7 compares and subtracts powers of two,
+With th[t] = r[t] = d[t] = 2^-(t+1) the loop of arXiv:2508.07710, eq. 5-7 compares and subtracts powers of two,
 exactly in floating point, so s[t] is digit t of k = floor(2^T u), clipped to [0, 2^T - 1]. Equality
 with the step loop, spike for spike and value for value, is held by tests/test_kernels.py.
 """

@@ -25,7 +25,7 @@ def bank_index(x: Tensor, breakpoints: Tensor, mirrored: bool, octaves: bool = F
 
 
 def reference_spikes(x: Tensor, tables: Tables) -> Tensor:
-    """Spikes s_n[t] of METHOD eq. 5-7 for membranes that start at x; shape [T, N, *x.shape], of x's dtype.
+    """Spikes s_n[t] of arXiv:2508.07710, eq. 5-7 for membranes that start at x; shape [T, N, *x.shape], of x's dtype.
 
     x must already be reduced (neuron/scaling.py) and float32 or float64.
     """
@@ -43,7 +43,7 @@ def reference_spikes(x: Tensor, tables: Tables) -> Tensor:
 
 
 def reference_decode(spikes: Tensor, x: Tensor, tables: Tables) -> Tensor:
-    """The read-out of METHOD eq. 8 for spikes [T, N, *x.shape], in the fixed summation order.
+    """The read-out of arXiv:2508.07710, eq. 8 for spikes [T, N, *x.shape], in the fixed summation order.
 
     Over t first, from 0 to T - 1, then weight_n times the sum, over n from 0 to N - 1, then the bias of
     the element's bank. Every path keeps this order, so decoded values agree bit for bit.

@@ -18,7 +18,7 @@ TABLE_FIELDS = ("threshold", "reset", "intensity", "weight", "bias", "offset", "
 class Tables:
     r"""Tables, read-out and banks of an MBE neuron with N bases and T steps.
 
-    The dynamics (METHOD eq. 5-8, with our offset and gain) of basis n are
+    The dynamics (arXiv:2508.07710, eq. 5-8, with our offset and gain) of basis n are
 
         u_n[0]   = gain_n * (x - offset_n)
         s_n[t]   = H(u_n[t] - threshold[t, n])        fires at equality
@@ -145,7 +145,7 @@ def check_bases(bases: int) -> None:
 
 
 def exponential_table(alpha: float, tau: float, dt: float, time_steps: int) -> Tensor:
-    """alpha * exp(-t * dt / tau) for t = 0 .. T-1, shape [T], float64 (METHOD eq. 4)."""
+    """alpha * exp(-t * dt / tau) for t = 0 .. T-1, shape [T], float64 (arXiv:2508.07710, eq. 4)."""
     check_time_steps(time_steps)
     if not (math.isfinite(alpha) and tau > 0 and dt > 0):
         raise ValueError(f"need finite alpha, tau > 0, dt > 0; got {alpha}, {tau}, {dt}")

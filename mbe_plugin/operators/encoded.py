@@ -1,7 +1,7 @@
 """Linear maps and products: every activation among the operands is encoded by an identity neuron.
 
 One operator serves Linear, convolution, matmul, einsum and elementwise products. With the operands' trains
-D_k S_k (slots k over basis and step) the product of two activations is sum_kl D_kl S_kl (METHOD
+D_k S_k (slots k over basis and step) the product of two activations is sum_kl D_kl S_kl (arXiv:2508.07710,
 eq. 9-12), which separates into decode(x1) * decode(x2); it is simulated so.
 """
 

@@ -1,4 +1,4 @@
-"""LayerNorm, RMSNorm and GroupNorm by spikes (METHOD section 2, fig. 5c)."""
+"""LayerNorm, RMSNorm and GroupNorm by spikes (arXiv:2508.07710, fig. 5c)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Softmax by spikes (METHOD eq. 13): 2^x neuron, accumulated sum, 1/x neuron, product."""
+"""Softmax by spikes (arXiv:2508.07710, eq. 13): 2^x neuron, accumulated sum, 1/x neuron, product."""
 
 from __future__ import annotations
 

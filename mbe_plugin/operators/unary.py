@@ -14,7 +14,7 @@ LOG2_E = math.log2(math.e)
 
 
 class Unary(SpikingOperator):
-    """One neuron for the function itself (METHOD section 2): GELU, SiLU, tanh, 1/x, ...
+    """One neuron for the function itself (arXiv:2508.07710): GELU, SiLU, tanh, 1/x, ...
 
     masked: f(-inf), None if it is not finite: what is masked so sends no spikes and reads it.
     """

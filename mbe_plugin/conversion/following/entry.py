@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,8 @@ def run_frame(
     mode = SLOT.mode
     if mode is not None:
         return _framed(mode, sites, module, method, names, call, args, kwargs)
+    if torch.compiler.is_compiling() and not hasattr(torch._dynamo, "error_on_graph_break"):
+        torch.compiler.disable(_refuse_compiling)(sites)  # when it runs: an error in a trace is a graph break
     if SLOT.next_mode is not None:  # an instrument, which watches one plain forward
         return enter(SLOT.next_mode, sites, module, method, names, call, args, kwargs)
     if sites.time_steps is not None and module.step_mode == "m" and steps_over(method, args, kwargs):
@@ -104,13 +106,6 @@ def enter(
     return out
 
 
-def _whole_graph() -> AbstractContextManager[None]:
-    """torch.compile raises at graph breaks while this lasts; older versions of torch cannot be told."""
-    if not hasattr(torch._dynamo, "error_on_graph_break"):
-        return nullcontext()
-    return torch._dynamo.error_on_graph_break(True)
-
-
 def _entering(known: list[tuple[Tensor, int]]) -> AbstractContextManager[None]:
     """Mark a forward's inputs: in a table of its own or, where a compiler looks on, on the trace's own tensors.
 
@@ -120,7 +115,15 @@ def _entering(known: list[tuple[Tensor, int]]) -> AbstractContextManager[None]:
         return entered(known)
     for tensor, to in known:
         enter_as(tensor, to)
-    return _whole_graph()
+    return torch._dynamo.error_on_graph_break(True)
+
+
+def _refuse_compiling(sites: ModuleSites) -> NoReturn:
+    """ConversionError where torch cannot be told that a graph break inside is an error: pieces would be routed twice."""
+    raise ConversionError(
+        f"torch {torch.__version__} cannot compile or export {sites.path or 'the model'}, a converted network: it lacks "
+        "torch._dynamo.error_on_graph_break; update torch (2.14 is tested), or call the network as it is"
+    )
 
 
 def _refuse_vmap(sites: ModuleSites) -> None:

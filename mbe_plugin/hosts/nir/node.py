@@ -19,7 +19,7 @@ _NAMES = ("site", "role")  # where the neuron stood: metadata
 
 @dataclass(eq=False)
 class MBE(nir.NIRNode):
-    r"""A layer of multi-basis exponential-decay neurons (METHOD eq. 4-8; arXiv:2508.07710), each with one input number.
+    r"""A layer of multi-basis exponential-decay neurons (arXiv:2508.07710, eq. 4-8), each with one input number.
 
     An input x is reduced to a membrane u in the tables' interval, and for t = 1 ... T each basis n of the element's bank
     fires where it reaches its threshold, and is reset by subtraction:
