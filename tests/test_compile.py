@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import mbe_plugin
 from mbe_plugin import MBENode, fit
+from mbe_plugin.errors import ConversionError
 
 
 def one_layer() -> nn.Module:
@@ -136,6 +137,28 @@ def test_a_graph_break_inside_is_an_error() -> None:
     torch._dynamo.reset()
     with torch.no_grad(), pytest.raises(torch._dynamo.exc.Unsupported, match="graph_break"):
         torch.compile(snn, backend="eager")(tokens())
+
+
+@pytest.mark.skipif(
+    hasattr(torch._dynamo, "error_on_graph_break"), reason="this torch can be told that a break is an error"
+)
+@pytest.mark.parametrize("step_mode", ["s", "m"])
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_torch_that_does_not_know_such_an_error_is_refused(step_mode: str, inside: bool) -> None:
+    """Torch 2.6 is one: there a compiled network in step mode 'm' went on after a break, with wrong steps."""
+    snn = mbe_plugin.convert(
+        nn.Sequential(nn.Linear(4, 4), nn.GELU()), [torch.randn(3, 4)], mbe_plugin.MBEConfig(time_steps=2)
+    )
+    snn.step_mode = step_mode
+    x = torch.randn(3, 4) if step_mode == "s" else torch.randn(2, 3, 4)
+    torch._dynamo.reset()
+    compiled = torch.compile((lambda x: snn(x) + 1) if inside else snn, backend="eager")
+    with (
+        torch.no_grad(),
+        pytest.raises(ConversionError, match="cannot compile or export .*error_on_graph_break"),
+    ):
+        compiled(x)
+    snn(x)
 
 
 @pytest.mark.compiled
