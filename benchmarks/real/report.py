@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmarks._common import machine, markdown_table
+from benchmarks._memory import ALLOCATOR, GIVING_BACK
 from benchmarks.real.cost import PER_BATCH, PER_CONVERSION, PER_SITE
 from benchmarks.real.workload import Row
 
@@ -37,8 +38,10 @@ COST = f"""\
 Seconds are medians of interleaved forwards, or of one calibration and conversion. The goals: {PER_BATCH} of the ANN's
 forwards for a calibration batch, and for a conversion what is allowed, {PER_CONVERSION} forwards on the first batch and
 {PER_SITE} s a site. Memory in MiB: the weights and what the process adds to them at its peak, in the ANN's forwards, in
-calibration and conversion with `copy=False` (goal: a ratio of 1.15), and in the SNN's forward afterwards, when it holds
-the neurons as well; compiled kernels, some 150 MiB once per process, are loaded before and not counted.
+calibration and conversion with `copy=False`, and in the SNN's forward afterwards, when it holds the neurons as well;
+compiled kernels, some 150 MiB once per process, are loaded before and not counted. Alive: the same where glibc gives
+freed blocks of 128 KiB and more back to the system (`{ALLOCATOR}={GIVING_BACK[ALLOCATOR]}`; goal: at most
+1.15 times the ANN); else it keeps and splits them, and more is resident (docs/large_models.md).
 """
 
 
@@ -169,7 +172,7 @@ def cost_table(rows: Sequence[Row]) -> str:
     """Every row: what a conversion and a forward take."""
     head = (
         "network, task; T; N; forward of; ANN, s; SNN / ANN; calibration, s; in forwards; conversion, s; in forwards; "
-        "allowed, s; sites; ANN, MiB; converting; ratio; SNN's forward; threads"
+        "allowed, s; sites; ANN, alive, MiB; converting, alive; ratio; ANN; converting; SNN's forward; threads"
     )
     lines = [
         [
@@ -181,9 +184,9 @@ def cost_table(rows: Sequence[Row]) -> str:
             *(f"{float(row[name]):.1f}" for name in ("calibration_forwards", "conversion_seconds")),
             *(f"{float(row[name]):.1f}" for name in ("conversion_forwards", "conversion_allowed")),
             row["sites"],
-            *(f"{float(row[name]):,.0f}" for name in ("ann_mebibytes", "converting_mebibytes")),
-            f"{float(row['converting_mebibytes']) / float(row['ann_mebibytes']):.2f}",
-            f"{float(row['snn_mebibytes']):,.0f}",
+            *(f"{float(row[f'{name}_alive_mebibytes']):,.0f}" for name in ("ann", "converting")),
+            f"{float(row['converting_alive_mebibytes']) / float(row['ann_alive_mebibytes']):.2f}",
+            *(f"{float(row[f'{name}_mebibytes']):,.0f}" for name in ("ann", "converting", "snn")),
             row["threads"],
         ]
         for row in rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -27,23 +27,40 @@ from mbe_plugin.operators import Memo
 from mbe_plugin.recording import open_ledgers
 
 
+class Invocation(NamedTuple):
+    """A call of a module's routed method: what a frame runs. names: the method's parameters."""
+
+    module: nn.Module
+    method: str
+    names: tuple[str, ...]
+    call: Callable
+    args: tuple
+    kwargs: dict
+
+    @property
+    def sites(self) -> ModuleSites:
+        """Of the module; set by routed.py."""
+        return self.module._mbe_sites  # type: ignore[return-value]
+
+
 def run_frame(
     module: nn.Module, method: str, names: tuple[str, ...], call: Callable, args: tuple, kwargs: dict
 ) -> Any:
     """Run call(module, *args, **kwargs) as a frame, under a new Router when it is the outermost one."""
     if SLOT.inside_operator:
         return call(module, *args, **kwargs)
-    sites: ModuleSites = module._mbe_sites  # type: ignore[assignment]  # set by routed.py
+    invocation = Invocation(module, method, names, call, args, kwargs)
     mode = SLOT.mode
     if mode is not None:
-        return _framed(mode, sites, module, method, names, call, args, kwargs)
+        return _framed(mode, invocation)
+    sites = invocation.sites
     if torch.compiler.is_compiling() and not hasattr(torch._dynamo, "error_on_graph_break"):
         torch.compiler.disable(_refuse_compiling)(sites)  # when it runs: an error in a trace is a graph break
     if SLOT.next_mode is not None:  # an instrument, which watches one plain forward
-        return enter(SLOT.next_mode, sites, module, method, names, call, args, kwargs)
+        return _enter(SLOT.next_mode, invocation)
     if sites.time_steps is not None and module.step_mode == "m" and steps_over(method, args, kwargs):
-        return _in_steps(sites.time_steps, sites, module, method, names, call, args, kwargs)
-    return enter(_router(sites), sites, module, method, names, call, args, kwargs)
+        return _in_steps(sites.time_steps, invocation)
+    return _enter(_router(sites), invocation)
 
 
 def _router(sites: ModuleSites) -> Router:
@@ -57,46 +74,30 @@ def _router(sites: ModuleSites) -> Router:
     return ByEvents() if sites.by_events else Following()
 
 
-def _in_steps(
-    time_steps: int,
-    sites: ModuleSites,
-    module: nn.Module,
-    method: str,
-    names: tuple[str, ...],
-    call: Callable,
-    args: tuple,
-    kwargs: dict,
-) -> Any:
+def _in_steps(time_steps: int, invocation: Invocation) -> Any:
     """Run the outermost frame in step mode 'm', which a compiler leaves as it is: a break of its graph."""
 
     def run(args: tuple, kwargs: dict) -> Any:
-        return enter(_router(sites), sites, module, method, names, call, args, kwargs)
+        return _enter(_router(invocation.sites), invocation._replace(args=args, kwargs=kwargs))
 
     in_steps = torch.compiler.disable(run_in_steps) if torch.compiler.is_compiling() else run_in_steps
+    module, _, names, _, args, kwargs = invocation
     return in_steps(module, run, names, args, kwargs, time_steps)
 
 
-def enter(
-    mode: WatchedForward,
-    sites: ModuleSites,
-    module: nn.Module,
-    method: str,
-    names: tuple[str, ...],
-    call: Callable,
-    args: tuple,
-    kwargs: dict,
-) -> Any:
+def _enter(mode: WatchedForward, invocation: Invocation) -> Any:
     """Run the outermost frame under ``mode``: mark its inputs, switch everything off again afterwards."""
+    sites, method = invocation.sites, invocation.method
     if not torch.compiler.is_compiling():
         _refuse_vmap(sites)
     known = [
         (tensor, sites.inputs.get(f"{method}({slot})", ACTIVATION))
-        for slot, tensor in slots(names, args, kwargs)
+        for slot, tensor in slots(invocation.names, invocation.args, invocation.kwargs)
     ]
     SLOT.mode = mode
     try:
         with mode, _entering(known):
-            out = _framed(mode, sites, module, method, names, call, args, kwargs)
+            out = _framed(mode, invocation)
     finally:
         SLOT.mode = None
         mode.memo = Memo()
@@ -104,6 +105,20 @@ def enter(
     if sites.notice is not None and not torch.compiler.is_compiling():
         sites.notice.check_device()
     return out
+
+
+def _framed(mode: WatchedForward, invocation: Invocation) -> Any:
+    module, method, names, call, args, kwargs = invocation
+    frame = Frame(invocation.sites, module, method)
+    mode.at_entry(frame, names, args, kwargs)
+    mode.frames.append(frame)
+    try:
+        alone = method == "forward" and len(args) == 1 and not kwargs
+        if frame.sites.unit is not None and alone and mode.reaches_unit(frame, args[0]):
+            return mode.at_unit(frame, args[0], lambda: call(module, *args))
+        return call(module, *args, **kwargs)
+    finally:
+        mode.frames.pop()
 
 
 def _entering(known: list[tuple[Tensor, int]]) -> AbstractContextManager[None]:
@@ -145,25 +160,3 @@ def slots(names: tuple[str, ...], args: tuple, kwargs: dict) -> list[tuple[str, 
     for name, value in kwargs.items():
         found.extend(tensors_of(value, name))
     return [(slot, tensor) for slot, tensor in found if holds_numbers(tensor)]
-
-
-def _framed(
-    mode: WatchedForward,
-    sites: ModuleSites,
-    module: nn.Module,
-    method: str,
-    names: tuple[str, ...],
-    call: Callable,
-    args: tuple,
-    kwargs: dict,
-) -> Any:
-    frame = Frame(sites, module, method)
-    mode.at_entry(frame, names, args, kwargs)
-    mode.frames.append(frame)
-    try:
-        alone = method == "forward" and len(args) == 1 and not kwargs
-        if sites.unit is not None and alone and mode.reaches_unit(frame, args[0]):
-            return mode.at_unit(frame, args[0], lambda: call(module, *args))
-        return call(module, *args, **kwargs)
-    finally:
-        mode.frames.pop()
