@@ -39,7 +39,8 @@ def tuned(workload: Workload) -> MBEConfig:
         features = operator.itemgetter(1) if workload.network != geometry.NETWORK else None
         found = mbe_plugin.tune(workload.ann, batches, CLOSENESS, outputs=features, progress=True)
     else:
-        known, held_out = batches[: len(language.CALIBRATION)], batches[len(language.CALIBRATION) :]
+        _, apart = language.HELD_OUT
+        known, held_out = batches[:-apart], batches[-apart:]
         found = mbe_plugin.tune(
             workload.ann,
             known,

@@ -45,7 +45,8 @@ def _workload(
     evaluation = chosen.split(max(1, 512 // length))
     counted = chosen[:1, :256]
     parts, spikes_on = [Part(calibration, evaluation)], [(counted, counted.numel())]
-    tuning = [*calibration, *held_out]
+    short = [batch for batch in calibration if batch["input_ids"].numel() <= 256]
+    tuning = [*short, *held_out]  # its derivatives of 1,024 tokens at once take some 20 GB
     return Workload(
         NETWORK, task, "perplexity", ann, parts, outputs, figures, spikes_on, few=1, tuning=tuning
     )

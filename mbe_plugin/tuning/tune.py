@@ -50,7 +50,8 @@ def tune(
     (docs/energy.md). Choices are taken in the order of error per energy saved (a knapsack's greedy solution, exact on the
     hulls of the places), and how many of them is found by trying networks on held-out batches. Deterministic.
 
-    model: as for convert(). calibration: a list of batches. target: the least figure (objective 'energy'), or the largest
+    model: as for convert(). calibration: a list of batches; the largest decides the memory, as in a step of training: of a
+    language model take short windows. target: the least figure (objective 'energy'), or the largest
     share of the ANN's energy in float32 (objective 'closeness'). held_out: batches that the result is checked on; by
     default every fourth calibration batch is set apart. figure: what counts, larger is better, such as accuracy, or the
     perplexity with a minus; by default the smallest cosine between ANN and SNN of an item's output. outputs: which numbers
