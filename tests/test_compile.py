@@ -23,12 +23,11 @@ def one_layer() -> nn.Module:
     return BertForSequenceClassification(BertConfig(num_hidden_layers=1, **small))
 
 
-QUICK = {"one layer of BERT": (one_layer, text)}
-SLOW = {
+FAMILIES = {
+    "one layer of BERT": (one_layer, text),
     **{name: transformers_zoo()[name] for name in ("BERT", "GPT-2", "Llama")},
     "timm ViT": vision_zoo()["ViT"],
 }
-FAMILIES = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
 
 # torch's own code under compilation
 pytestmark = pytest.mark.filterwarnings(
@@ -46,10 +45,11 @@ def arguments(batch: Any) -> tuple[tuple, dict[str, Any]]:
     return (), {**batch, **({"use_cache": False} if "input_ids" in batch else {})}
 
 
+@pytest.mark.slow
 @pytest.mark.compiled
 @pytest.mark.parametrize("family", FAMILIES)
 def test_one_graph_and_the_same_values(family: str) -> None:
-    make, batch = (QUICK | SLOW)[family]
+    make, batch = FAMILIES[family]
     snn = mbe_plugin.convert(scaled(make), [batch(0), batch(1)])
     args, kwargs = arguments(batch(0))
     torch._dynamo.reset()
@@ -80,11 +80,12 @@ def test_dynamic_shapes(backend: str) -> None:
     snn = mbe_plugin.convert(transformer(depth=1), [tokens()])
     torch._dynamo.reset()
     with torch.no_grad():
-        compiled = torch.compile(snn, dynamic=True, backend=backend)
+        compiled = torch.compile(snn, fullgraph=True, dynamic=True, backend=backend)
         for x in (tokens(), tokens(3, 9, seed=2)):
             torch.testing.assert_close(compiled(x), snn(x), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.compiled
 def test_step_mode_m_breaks_the_graph_and_gives_the_same_sequence() -> None:
     snn = mbe_plugin.convert(transformer(depth=1), [tokens()], mbe_plugin.MBEConfig(time_steps=4))

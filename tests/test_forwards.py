@@ -395,6 +395,7 @@ def test_a_function_that_holds_a_parameter_is_refused() -> None:
 # --- compiled
 
 
+@pytest.mark.slow
 @pytest.mark.compiled
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 def test_all_of_them_compiled_in_one_graph() -> None:
