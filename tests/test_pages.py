@@ -50,7 +50,7 @@ def script(page: str) -> str:
 
 def by_cost(path: Path) -> object:
     """A page is a process of its own, so of more than twenty only those of the hosts and one by hand run without --full."""
-    quick = path.parent.name == "hosts" or path.stem == "energy"
+    quick = (path.parent.name == "hosts" and path.stem != "export") or path.stem == "energy"
     return pytest.param(path, marks=() if quick else pytest.mark.slow, id=path.stem)
 
 

@@ -233,6 +233,7 @@ def test_a_scale_per_tensor_is_accurate_up_to_its_power_of_two() -> None:
         snn(torch.tensor([[8.1, 1.0]]))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(
     "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"
 )  # torch's own code under compilation

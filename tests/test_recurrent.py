@@ -32,6 +32,13 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], int]] = {  # the sites of one l
     "RNN": (lambda: nn.RNN(WIDTH, HIDDEN, bidirectional=True), 6),
     "RNN with ReLU": (lambda: nn.RNN(WIDTH, HIDDEN, nonlinearity="relu", batch_first=True), 3),
 }
+
+
+def slow(name: str) -> Any:
+    return pytest.param(name, marks=pytest.mark.slow)
+
+
+QUICK_FIRST = [slow(name) if sites > 20 else name for name, (_, sites) in LAYERS.items()]
 CELLS = {"LSTMCell": nn.LSTMCell, "GRUCell": nn.GRUCell, "RNNCell": nn.RNNCell}
 
 
@@ -73,7 +80,7 @@ def test_by_steps_it_is_torchs_own_layer(name: str) -> None:
         torch.testing.assert_close(g, w, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", QUICK_FIRST)
 def test_every_step_has_the_same_sites_and_a_sequence_may_be_longer(name: str) -> None:
     ann = Calling(lambda m, x: m.rnn(x))
     ann.rnn = recurrent(name)
@@ -88,7 +95,7 @@ def test_every_step_has_the_same_sites_and_a_sequence_may_be_longer(name: str) -
             assert_as_good_as_its_neurons(snn(x), ann(x))
 
 
-@pytest.mark.parametrize("name", ["deep LSTM", "deep GRU", "RNN"])
+@pytest.mark.parametrize("name", [slow("deep LSTM"), "deep GRU", "RNN"])
 def test_packed_sequences(name: str) -> None:
     def packed(m: Calling, x: Tensor, lengths: Tensor) -> Any:
         rows = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
@@ -174,7 +181,7 @@ def test_dropout_between_the_layers_in_training() -> None:
 
 def test_saved_and_loaded(tmp_path: Path) -> None:
     ann = Calling(lambda m, x: m.rnn(x)[0])
-    ann.rnn = recurrent("deep LSTM")
+    ann.rnn = recurrent("LSTM")
     snn = convert(ann, [tokens(5, 4)])
     mbe_plugin.save(snn, tmp_path)
     assert torch.equal(mbe_plugin.load(tmp_path, ann)(tokens(7, 2)), snn(tokens(7, 2)))
