@@ -95,6 +95,7 @@ def test_all_charts_are_drawn_and_nothing_is_loaded(path: Path) -> None:
     assert all(count > 0 for count in found["seen"])
 
 
+@pytest.mark.slow
 def test_a_click_in_the_tree_shows_the_neuron(path: Path) -> None:
     script = """
       const link = [...document.querySelectorAll("#tree a")].find((a) => a.closest("li").dataset.site === "layers.1:gelu");
@@ -116,12 +117,14 @@ def test_a_click_in_the_tree_shows_the_neuron(path: Path) -> None:
     assert neuron["facts"]["range"] in seen["facts"]
 
 
+@pytest.mark.slow
 def test_the_address_names_a_neuron(path: Path) -> None:
     dom = run(path, "--dump-dom", neuron="layers.0:gelu|neuron")
     assert "layers.0:gelu, neuron: gelu" in dom
     assert 'data-neuron="layers.0:gelu|neuron"' in dom
 
 
+@pytest.mark.slow
 def test_a_mark_in_a_chart_leads_to_its_neuron(path: Path) -> None:
     script = """
       const source = named("errors")[0];
@@ -133,6 +136,7 @@ def test_a_mark_in_a_chart_leads_to_its_neuron(path: Path) -> None:
     assert (found["seen"], found["faults"]) == ("head:linear, encoders.0: identity", [])
 
 
+@pytest.mark.slow
 def test_a_click_on_a_header_sorts_by_number_and_by_word(snn: nn.Module, path: Path) -> None:
     script = """
       const table = document.getElementById("table-errors");
@@ -154,6 +158,7 @@ def test_names_are_not_run(tmp_path: Path) -> None:
     assert found == {"seen": "<b>Bold</b> as a spiking network", "faults": [], "loaded": []}
 
 
+@pytest.mark.slow
 def test_the_switch_goes_from_light_to_dark_and_back(path: Path) -> None:
     script = """
       const ground = () => getComputedStyle(document.body).backgroundColor;
@@ -165,6 +170,7 @@ def test_the_switch_goes_from_light_to_dark_and_back(path: Path) -> None:
     assert dark == "rgb(20, 23, 27)"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "theme", "ground"),
     [((), "", (255, 255, 255)), (("--force-dark-mode",), "", (20, 23, 27)), ((), "dark", (20, 23, 27))],

@@ -49,8 +49,8 @@ def script(page: str) -> str:
 
 
 def by_cost(path: Path) -> object:
-    """A page is a process of its own, so of more than twenty only those of the hosts and one by hand run without --full."""
-    quick = (path.parent.name == "hosts" and path.stem != "export") or path.stem == "energy"
+    """A page is a process of its own, so of more than twenty only SpikingJelly's run without --full."""
+    quick = path.stem.startswith("spikingjelly")
     return pytest.param(path, marks=() if quick else pytest.mark.slow, id=path.stem)
 
 
