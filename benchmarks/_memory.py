@@ -12,14 +12,15 @@ from typing import Any
 from unittest import mock
 
 ALLOCATOR = "MALLOC_MMAP_THRESHOLD_"
-GIVING_BACK = {ALLOCATOR: "131072"}  # with it glibc keeps no large blocks: a peak is what was alive
+THRESHOLD = "131072"  # bytes; with it glibc keeps no large blocks, and a peak is what was alive
 
 
 def elsewhere(function: Callable[..., Any], *arguments: Any, giving_back: bool = False) -> Any:
-    """The function's result, from a process of its own; both must be importable. giving_back: see GIVING_BACK."""
-    with mock.patch.dict(os.environ, GIVING_BACK if giving_back else {}):
-        if not giving_back:
-            os.environ.pop(ALLOCATOR, None)
+    """The function's result, from a process of its own; both must be importable. giving_back: by THRESHOLD."""
+    with mock.patch.dict(os.environ):
+        os.environ.pop(ALLOCATOR, None)
+        if giving_back:
+            os.environ[ALLOCATOR] = THRESHOLD
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             return pool.apply(function, arguments)
 

@@ -21,7 +21,7 @@ from torch import nn
 
 import mbe_plugin
 from benchmarks._common import RESULTS, markdown_table, provenance
-from benchmarks._memory import ALLOCATOR, GIVING_BACK, elsewhere, peak, reset_peak
+from benchmarks._memory import THRESHOLD, elsewhere, peak, reset_peak
 from examples._shared.networks import load_smollm2
 from mbe_plugin import MBEConfig
 from mbe_plugin.operators import CalibratedNode
@@ -151,17 +151,17 @@ def elements_per_token(measured: Measured, shape: Shape, tokens: int) -> float:
     return total
 
 
-def measured_table(runs: list[tuple[bool, str, Measured]]) -> str:
+def measured_table(runs: list[tuple[bool, bool, Measured]]) -> str:
     """One row per run."""
     rows = []
-    for copied, threshold, m in runs:
+    for copied, giving_back, m in runs:
         highest = max(m.calibration_peak, m.conversion_peak)
         mib = [f"{n / MIB:.0f}" for n in (m.ann_peak, m.calibration_peak, m.conversion_peak, m.snn_peak)]
         times = [m.ann_seconds, m.calibration_seconds, m.building_seconds, m.audit_seconds, m.snn_seconds]
         rows.append(
             [
                 copied,
-                threshold or "default",
+                THRESHOLD if giving_back else "default",
                 *mib,
                 f"{highest / m.ann_peak:.2f}",
                 *(f"{t:.1f}" for t in times),
@@ -256,7 +256,7 @@ def main() -> None:
     runs = []
     for copied, giving_back in RUNS:
         found = elsewhere(measure, copied, options.tokens, options.threads, giving_back=giving_back)
-        runs.append((copied, GIVING_BACK[ALLOCATOR] if giving_back else "", found))
+        runs.append((copied, giving_back, found))
         print(measured_table(runs), flush=True)
     first = runs[0][2]
     text = f"""# Large models

@@ -179,9 +179,10 @@ def test_dropout_between_the_layers_in_training() -> None:
     assert not torch.equal(snn(x), snn(x))
 
 
-def test_saved_and_loaded(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["LSTM", slow("deep LSTM")])
+def test_saved_and_loaded(name: str, tmp_path: Path) -> None:
     ann = Calling(lambda m, x: m.rnn(x)[0])
-    ann.rnn = recurrent("LSTM")
+    ann.rnn = recurrent(name)
     snn = convert(ann, [tokens(5, 4)])
     mbe_plugin.save(snn, tmp_path)
     assert torch.equal(mbe_plugin.load(tmp_path, ann)(tokens(7, 2)), snn(tokens(7, 2)))

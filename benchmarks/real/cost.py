@@ -40,14 +40,17 @@ def cost(load: Load, network: str, task: str, config: MBEConfig) -> Row:
 
 def memory(load: Load, task: str, config: MBEConfig) -> Row:
     """Peaks in MiB: as glibc has it, and (alive) where it keeps no large blocks that were freed."""
-    found: Row = {}
-    for giving_back in (True, False):
+
+    def peaks(giving_back: bool) -> Row:
         ann = elsewhere(_memory_of_ann, load, task, giving_back=giving_back)
-        spiking = elsewhere(_memory_of_snn, load, task, config, giving_back=giving_back)
-        if giving_back:
-            found["ann_alive_mebibytes"] = ann["ann_mebibytes"]
-            found["converting_alive_mebibytes"] = spiking["converting_mebibytes"]
-    return {**found, **ann, **spiking}
+        return ann | elsewhere(_memory_of_snn, load, task, config, giving_back=giving_back)
+
+    alive = peaks(giving_back=True)
+    return {
+        **peaks(giving_back=False),
+        "ann_alive_mebibytes": alive["ann_mebibytes"],
+        "converting_alive_mebibytes": alive["converting_mebibytes"],
+    }
 
 
 def _workload(load: Load, task: str) -> Workload:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmarks._common import machine, markdown_table
-from benchmarks._memory import ALLOCATOR, GIVING_BACK
+from benchmarks._memory import ALLOCATOR, THRESHOLD
 from benchmarks.real.cost import PER_BATCH, PER_CONVERSION, PER_SITE
 from benchmarks.real.workload import Row
 
@@ -40,7 +40,7 @@ forwards for a calibration batch, and for a conversion what is allowed, {PER_CON
 {PER_SITE} s a site. Memory in MiB: the weights and what the process adds to them at its peak, in the ANN's forwards, in
 calibration and conversion with `copy=False`, and in the SNN's forward afterwards, when it holds the neurons as well;
 compiled kernels, some 150 MiB once per process, are loaded before and not counted. Alive: the same where glibc gives
-freed blocks of 128 KiB and more back to the system (`{ALLOCATOR}={GIVING_BACK[ALLOCATOR]}`; goal: at most
+freed blocks of 128 KiB and more back to the system (`{ALLOCATOR}={THRESHOLD}`; goal: at most
 1.15 times the ANN); else it keeps and splits them, and more is resident (docs/large_models.md).
 """
 

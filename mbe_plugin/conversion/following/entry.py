@@ -39,8 +39,8 @@ class Invocation(NamedTuple):
 
     @property
     def sites(self) -> ModuleSites:
-        """Of the module; set by routed.py."""
-        return self.module._mbe_sites  # type: ignore[return-value]
+        """Of the module."""
+        return self.module._mbe_sites  # type: ignore[return-value]  # set by routed.py
 
 
 def run_frame(

@@ -34,7 +34,7 @@ class Onlooker(TorchFunctionMode):
         self._standing_in.close()
 
     def __call__(self, node: CalibratedNode, x: Tensor, dim: int = -1, where: Tensor | None = None) -> Tensor:
-        """A neuron's call."""
+        """A neuron's call; what becomes of it is for a subclass to say."""
         raise NotImplementedError
 
     def passed_on(self, node: CalibratedNode, *args: Any, **kwargs: Any) -> Tensor:
