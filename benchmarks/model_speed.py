@@ -1,12 +1,12 @@
 """Time and memory of a forward through a spiking network, by backend, against the ANN's in the same run.
 
     python -m benchmarks.model_speed [--networks minilm dinov2 ...] [--backends numba] [--time-steps 16]
-        [--batch-sizes 1 8] [--length 25] [--threads 2] [--steps]
-    python -m benchmarks.model_speed --device cuda          # the same on the GPU that is here, with Triton
+        [--batch-sizes 1 8] [--length 25] [--threads 2] [--steps] [--dtypes float32 bfloat16]
+    python -m benchmarks.model_speed --device cuda --dtypes float32 bfloat16     # on the GPU that is here, with Triton
 
 Networks and their usual sizes are in speed_networks.py. Times are of interleaved forwards after a warm-up, with and
 without counting events; ANN and SNN allocate their outputs alike, in inference mode. Memory is what one forward adds to
-the resident size at its peak (Linux), on a GPU to what torch has given out there, each in a process of its own. Nothing is
+the resident size at its peak (Linux), each in a process of its own; on a GPU to what torch has given out there. Nothing is
 printed unless every backend gives the bits of 'torch'; on a GPU, of a forward that counts events: without, operators are
 one kernel each, whose sums come in another order.
 Writes results/model_speed.md and .csv (--out: another name).
@@ -15,6 +15,7 @@ Writes results/model_speed.md and .csv (--out: another name).
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import tempfile
 import time
@@ -31,10 +32,11 @@ from torch import Tensor, nn
 import mbe_plugin
 from benchmarks._common import RESULTS, markdown_table, provenance, quantiles, write_csv
 from benchmarks._memory import elsewhere, peak, reset_peak
-from benchmarks.speed_networks import NETWORKS, Inputs, Loaded, output
+from benchmarks.speed_networks import NETWORKS, ON_GPU, Inputs, Loaded, output
 from mbe_plugin import MBEConfig
 
 MEBI = 1 << 20
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Setting:
     length: int
     threads: int
     device: str
+    dtype: str
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ def main() -> None:
         rows.append(measure(setting, options.rounds))
         print(rows[-1], flush=True)
         write_csv(options.out.with_suffix(".csv"), Row, rows)
-    header = "network backend simulation T batch tokens threads".split()
+    header = "network backend simulation T batch tokens threads dtype".split()
     header += ["ANN, s", "SNN p20, s", "p50, s", "p80, s", "SNN / ANN", "goal", "counted / not"]
     header += ["weights, MiB", "ANN, MiB", "SNN, MiB", "memory, SNN / ANN"]
     text = (
@@ -107,7 +110,16 @@ def _on(device: str) -> str:
 def cells(row: Row) -> tuple[object, ...]:
     times = (row.ann_seconds, row.snn_p20, row.snn_seconds, row.snn_p80)
     return (
-        *(row.network, row.backend, row.simulate, row.time_steps, row.batch, row.length or "", row.threads),
+        *(
+            row.network,
+            row.backend,
+            row.simulate,
+            row.time_steps,
+            row.batch,
+            row.length or "",
+            row.threads,
+            row.dtype,
+        ),
         *(f"{seconds:.4f}" for seconds in times),
         *(f"{row.time_ratio:.2f}", row.goal, f"{row.counting_ratio:.2f}"),
         *(f"{row.weights_mebibytes:.0f}", f"{row.ann_mebibytes:.0f}", f"{row.snn_mebibytes:.0f}"),
@@ -118,23 +130,30 @@ def cells(row: Row) -> tuple[object, ...]:
 def settings(options: argparse.Namespace) -> Iterator[Setting]:
     for name in options.networks:
         usual = NETWORKS[name]
-        length = options.length or usual.length
-        for threads in options.threads:
-            for time_steps in options.time_steps:
-                for backend in options.backends:
-                    for simulate in ("closed", "steps") if options.steps else ("closed",):
-                        for batch in options.batch_sizes or [usual.batch]:
-                            kind = name, backend, simulate, time_steps, batch, length
-                            yield Setting(*kind, threads, options.device)
+        batch, length = (options.device == "cuda" and usual.on_gpu) or (usual.batch, usual.length)
+        for threads, dtype, time_steps, backend, simulate, size in itertools.product(
+            options.threads,
+            options.dtypes,
+            options.time_steps,
+            options.backends,
+            ("closed", "steps") if options.steps else ("closed",),
+            options.batch_sizes or [batch],
+        ):
+            kind = name, backend, simulate, time_steps, size, options.length or length
+            yield Setting(*kind, threads, options.device, dtype)
 
 
 def measure(setting: Setting, rounds: int) -> Row:
-    """Times in one process, each peak of memory in another."""
-    times = elsewhere(times_of, setting, rounds)
-    weights, ann = elsewhere(memory_of, setting, "ann")
-    snn = elsewhere(memory_of, setting, "snn")[1]
+    """Times in one process, each peak of memory in another; on a GPU, whose memory torch counts, all in this one."""
+    if setting.device == "cuda":
+        times, weights, ann, snn = on_gpu(setting, rounds)
+    else:
+        times = elsewhere(times_of, setting, rounds)
+        weights, ann = elsewhere(memory_of, setting, "ann")
+        snn = elsewhere(memory_of, setting, "snn")[1]
     base, (p20, p50, p80) = times["ann"][1], times["snn"]
-    ratios = p50 / base, NETWORKS[setting.network].goal, times["counted"][1] / p50
+    goal = NETWORKS[setting.network].goal if setting.device == "cpu" else ON_GPU
+    ratios = p50 / base, goal, times["counted"][1] / p50
     return Row(*vars(setting).values(), base, p20, p50, p80, *ratios, weights, ann, snn)
 
 
@@ -156,7 +175,27 @@ def times_of(setting: Setting, rounds: int) -> dict[str, list[float]]:
     """p20, p50 and p80 of the ANN's, the SNN's and the counted SNN's forwards, seconds."""
     torch.set_num_threads(setting.threads)
     loaded = NETWORKS[setting.network].load()
+    return _timed(loaded.ann, _converted(setting, loaded), _inputs(setting, loaded), setting, rounds)
+
+
+def on_gpu(setting: Setting, rounds: int) -> tuple[dict[str, list[float]], float, float, float]:
+    """times_of(setting, rounds), the network's weights, and what a forward of each network adds at its peak, MiB."""
+    loaded = NETWORKS[setting.network].load()
     snn, inputs = _converted(setting, loaded), _inputs(setting, loaded)
+    times = _timed(loaded.ann, snn, inputs, setting, rounds)
+    added = []
+    for network in (loaded.ann, snn):
+        torch.cuda.reset_peak_memory_stats()
+        held = torch.cuda.memory_allocated()
+        with torch.inference_mode():
+            network(**inputs)
+        added.append((torch.cuda.max_memory_allocated() - held) / MEBI)
+    return times, _weights(loaded.ann), added[0], added[1]
+
+
+def _timed(
+    ann: nn.Module, snn: nn.Module, inputs: Inputs, setting: Setting, rounds: int
+) -> dict[str, list[float]]:
     _check_bits(snn, inputs, setting)
 
     def counted(**inputs: Any) -> None:
@@ -166,7 +205,7 @@ def times_of(setting: Setting, rounds: int) -> dict[str, list[float]]:
     seconds: dict[str, list[float]] = {"ann": [], "snn": [], "counted": []}
     with torch.inference_mode():
         for number in range(1 + rounds):  # the first warms up
-            for name, call in {"ann": loaded.ann, "snn": snn, "counted": counted}.items():
+            for name, call in {"ann": ann, "snn": snn, "counted": counted}.items():
                 given = deepcopy(inputs)  # a cache is written into
                 _wait(setting)
                 started = time.perf_counter()
@@ -197,38 +236,45 @@ def memory_of(setting: Setting, name: str) -> tuple[float, float]:
     """The network's weights, and what one forward adds at its peak, MiB."""
     torch.set_num_threads(setting.threads)
     loaded = NETWORKS[setting.network].load()
-    network = loaded.ann.to(setting.device) if name == "ann" else _converted(setting, loaded)
+    network = _placed(loaded.ann, setting) if name == "ann" else _converted(setting, loaded)
     inputs = _inputs(setting, loaded)
     small = replace(setting, batch=1, length=min(setting.length, 16))
-    weights = sum(p.numel() * p.element_size() for p in loaded.ann.parameters()) / MEBI
     with torch.inference_mode():
         network(**_inputs(small, loaded))  # what the first call sets up once is no part of it
-        if setting.device == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-            held = torch.cuda.memory_allocated()
-            network(**inputs)
-            return weights, (torch.cuda.max_memory_allocated() - held) / MEBI
         before = reset_peak()
         network(**inputs)
-    return weights, (peak() - before) / 1024
+    return _weights(loaded.ann), (peak() - before) / 1024
+
+
+def _weights(ann: nn.Module) -> float:
+    return sum(p.numel() * p.element_size() for p in ann.parameters()) / MEBI
 
 
 def _inputs(setting: Setting, loaded: Loaded) -> Inputs:
     inputs = loaded.inputs(setting.batch, setting.length)
-    if setting.device == "cpu":
+    if setting.device == "cpu" and setting.dtype == "float32":
         return inputs
     if not all(isinstance(value, Tensor) for value in inputs.values()):
-        raise SystemExit(f"{setting.network}'s cache is made on the CPU; leave it out of --networks on a GPU")
-    return {name: value.to(setting.device) for name, value in inputs.items()}
+        raise SystemExit(f"{setting.network}'s cache is float32 on the CPU; leave it out of --networks")
+    return {
+        name: value.to(setting.device, DTYPES[setting.dtype] if value.is_floating_point() else None)
+        for name, value in inputs.items()
+    }
 
 
 def _converted(setting: Setting, loaded: Loaded) -> nn.Module:
+    """The spiking network; the ANN comes along to its device and dtype."""
     simulate: Any = setting.simulate
     config = MBEConfig(time_steps=setting.time_steps, simulate=simulate)
-    snn = mbe_plugin.convert(loaded.ann, loaded.calibration, config).to(setting.device)
-    loaded.ann.to(setting.device)
+    ann = loaded.ann.to(setting.device)
+    snn = _placed(mbe_plugin.convert(ann, loaded.calibration, config), setting)
+    _placed(ann, setting)
     mbe_plugin.set_backend(snn, setting.backend)
     return snn
+
+
+def _placed(network: nn.Module, setting: Setting) -> nn.Module:
+    return network.to(setting.device, DTYPES[setting.dtype])
 
 
 def parse() -> argparse.Namespace:
@@ -236,11 +282,15 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--networks", nargs="+", choices=list(NETWORKS), help="default: all (on a GPU, without a cache)"
+        "--networks",
+        nargs="+",
+        choices=list(NETWORKS),
+        help="default: all; on a GPU, those with a size there",
     )
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--backends", nargs="+", choices=["torch", "numba", "triton"])
     parser.add_argument("--time-steps", type=int, nargs="+", default=[16])
+    parser.add_argument("--dtypes", nargs="+", default=["float32"], choices=list(DTYPES))
     parser.add_argument("--batch-sizes", type=int, nargs="+", help="default: the network's usual one")
     parser.add_argument("--length", type=int, help="tokens; default: the network's usual number")
     parser.add_argument("--threads", type=int, nargs="+", default=[2])
@@ -249,7 +299,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="results' path without suffix")
     options = parser.parse_args()
     on_gpu = options.device == "cuda"
-    options.networks = options.networks or [n for n in NETWORKS if not (on_gpu and n == "smollm2-token")]
+    options.networks = options.networks or [
+        name for name, each in NETWORKS.items() if each.on_gpu or not on_gpu
+    ]
     options.backends = options.backends or ["triton" if on_gpu else "numba"]
     options.out = options.out or RESULTS / ("model_speed_cuda" if on_gpu else "model_speed")
     return options

@@ -14,6 +14,7 @@ from examples.sentences import calibration_sentences
 from mbe_plugin.sources import padded_batches
 
 Inputs = dict[str, Any]
+ON_GPU = 2.0
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,16 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Network:
-    """How one is loaded, its usual batch and length, and the goal for its time as a multiple of the ANN's."""
+    """How one is loaded, its usual batch and length, and the goal for its time as a multiple of the ANN's.
+
+    on_gpu: batch and length on a GPU, where the goal is ON_GPU.
+    """
 
     load: Callable[[], Loaded]
     batch: int
     length: int
     goal: float
+    on_gpu: tuple[int, int] | None = None
 
 
 def minilm() -> Loaded:
@@ -129,7 +134,7 @@ NETWORKS = {
     "dinov2": Network(dinov2, 16, 0, 1.4),
     "smollm2": Network(smollm2, 4, 256, 1.3),
     "smollm2-token": Network(smollm2_token, 1, 64, 2.0),
-    "vit-b16": Network(vit_b16, 4, 0, 1.3),
-    "gpt2": Network(gpt2, 1, 512, 1.4),
+    "vit-b16": Network(vit_b16, 4, 0, 1.3, on_gpu=(64, 0)),
+    "gpt2": Network(gpt2, 1, 512, 1.4, on_gpu=(8, 1024)),
     "bert-long": Network(bert, 1, 4096, 2.5),
 }

@@ -68,21 +68,33 @@ class FakeCupy(ModuleType):
         self.launches: list[tuple[str, Any, Any]] = []
         self.stream = self.device = None
         streams = SimpleNamespace(from_external=self._stream_of) if modern else SimpleNamespace()
-        self.cuda = SimpleNamespace(Stream=streams, ExternalStream=self._entered)
         fake = self
 
-        class RawKernel:
-            def __init__(self, code: str, name: str, options: tuple[str, ...] = ()) -> None:
-                self.code, self.name, self.options = code, name, options
-                fake.made.append(self)
+        class Module:
+            def load(self, compiled: tuple[str, tuple[str, ...]]) -> None:
+                self.code, self.options = compiled
 
-            def __call__(self, grid: tuple, block: tuple, args: tuple, shared_mem: int = 0) -> None:
+            def get_function(self, name: str) -> Any:
+                self.name = name
+                fake.made.append(self)
+                return self._launch
+
+            def _launch(self, grid: tuple, block: tuple, args: tuple, shared_mem: int = 0) -> None:
                 assert 0 < grid[0] < 2**31 and 0 < block[0] <= 1024 and shared_mem <= 48 * 1024
                 assert all(type(number) is int for number in args)
                 fake.launches.append((self.name, fake.stream, fake.device))
                 fake.run(self.code, self.name, grid[0], block[0], args)
 
-        self.RawKernel = RawKernel
+        def compile_using_nvrtc(source: str, options: tuple[str, ...], cache_in_memory: bool) -> Any:
+            assert cache_in_memory
+            return (source, options), None
+
+        self.cuda = SimpleNamespace(
+            Stream=streams,
+            ExternalStream=self._entered,
+            compiler=SimpleNamespace(compile_using_nvrtc=compile_using_nvrtc),
+            function=SimpleNamespace(Module=Module),
+        )
 
     def run(
         self, code: str, name: str, grid: int, block: int, numbers: tuple[int, ...], first: int = 0

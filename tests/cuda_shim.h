@@ -13,7 +13,6 @@ static Index threadIdx, blockIdx, blockDim, gridDim;
 static inline int __float_as_int(float x) { int bits; memcpy(&bits, &x, 4); return bits; }
 static inline float __int_as_float(int bits) { float x; memcpy(&x, &bits, 4); return x; }
 static inline int max(int a, int b) { return a > b ? a : b; }
-static inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 template <class T> static T atomicAdd(T *at, T value) { T before = *at; *at += value; return before; }
 
 unsigned tally[12 * 1024];  // a block's dynamic shared memory

@@ -110,22 +110,21 @@ def any_bits(count: int) -> Tensor:
 
 
 def assert_equal(kernel: Kernel, neuron: MBENode, x: Tensor, block: int = 0) -> None:
-    """Values, counts of half of the elements, ends, and what leaves a range."""
+    """Values, counts of half of the elements, and what leaves a range."""
     where = torch.rand(x.shape) < 0.5
     limits = {"calibrated": torch.tensor([-0.3, 0.7]), "accurate": (-1.1, 1.1)}
-    values, ends, counts = kernel(x, asked_of(neuron, x, where, counted=True, **limits), block)
+    values, _, counts = kernel(x, asked_of(neuron, x, where, counted=True, **limits), block)
     with torch.no_grad():
         assert_same_bits(values, neuron(x))
     spikes, sent = neuron.spike_counts(x, where)
-    assert torch.equal(counts[:-3], spikes.reshape(-1))
-    assert counts[-3] == sent
-    if x.numel():
-        assert_same_bits(ends, torch.stack(torch.aminmax(x.float())))
+    assert torch.equal(counts[:-4], spikes.reshape(-1))
+    assert counts[-4:-2].tolist() == [sent, where.sum()]
     beyond = [
         where & ~((x >= torch.tensor(-to)) & (x <= torch.tensor(to + up)))
         for to, up in ((0.3, 0.4), (1.1, 0))
     ]
-    assert counts[-2:].tolist() == [int(b.sum()) for b in beyond]
+    left, lost = (int(b.sum()) for b in beyond)
+    assert counts[-2:].tolist() == [lost, left - lost]
 
 
 @pytest.mark.parametrize("name", LIBRARY)
@@ -228,10 +227,9 @@ def test_rows_longer_than_a_program_takes_at_once(kernel: Kernel) -> None:
     neuron.backend = "torch"
     for columns in (127, 257):  # several rows to a program, and a program of several parts to a row
         x = scores(20, columns)
-        values, ends, counts = kernel(x, asked_of(neuron, x, counted=True, scores=True), SMALL)
+        values, _, counts = kernel(x, asked_of(neuron, x, counted=True, scores=True), SMALL)
         z, sent = _powers(x, -1)
         assert_same_bits(values, torch.where(sent | z.isnan(), neuron(z, where=sent), 0.0))
-        assert_same_bits(ends, torch.stack(torch.aminmax(z)))
         spikes, exponents = neuron.spike_counts(z, sent)
         assert torch.equal(counts[:-1], spikes.reshape(-1))
         assert counts[-1] == exponents
@@ -434,6 +432,27 @@ def test_attention_in_one_pass(fused: list[str], mask: str, coded_weights: bool)
     given = masks(33, 40)[mask]
     found, want = (one(q, k, v, **given) for one in pair)
     assert_close_and_counted_alike(pair, found, want)
+    assert fused == ["attended"]
+
+
+@pytest.mark.filterwarnings("ignore::mbe_plugin.RangeWarning")
+@pytest.mark.parametrize("scale", [0.25, 0.3])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_attention_of_16_bits_as_networks_lay_it_out(
+    fused: list[str], dtype: torch.dtype, scale: float
+) -> None:
+    pair = attention_pair()
+    q, k, v = (
+        (torch.randn(2, 21, 3, 3, 16) / 2).to(dtype).unbind(2)
+    )  # [batch, rows, heads, width] of one projection
+    operands = [t.transpose(1, 2) for t in (q, k, v)]
+    found, want = (one(*operands, scale=scale) for one in pair)
+    assert found.dtype == dtype and found.stride(-1) == 1
+    error = (found.float() - want.float()).abs()
+    assert float(error.max()) <= torch.finfo(dtype).eps * float(want.float().abs().max()), "a last digit"
+    assert float((error == 0).float().mean()) > 0.99
+    for (role, here), (_, there) in zip(pair[0].neurons(), pair[1].neurons(), strict=True):
+        assert abs(int(here.seen) - int(there.seen)) + abs(int(here.beyond) - int(there.beyond)) <= 2, role
     assert fused == ["attended"]
 
 

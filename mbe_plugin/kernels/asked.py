@@ -17,8 +17,9 @@ class Asked(NamedTuple):
     the power-of-two scales 2^exponents (int32) in common, '' (nobody), 'tensor' (one), 'channel' (one per entry of dim;
     then the ends are of the scaled x) or 'token' (one per entry of the others). scores: x, contiguous float32, are those of
     a softmax over the last dimension and the neuron is 2^x; the values are the numerators, the ends the powers', counts [1]
-    how many are sent. calibrated: on CUDA, a range [2], float32; then two counts follow: how many inputs that are asked
-    about lie beyond it, and how many of those beyond ``accurate``, two numbers (None: it). Of a softmax, of the powers.
+    how many are sent. calibrated: on CUDA, a range [2], float32; then three counts follow: how many inputs are asked
+    about, how many lie beyond it and beyond ``accurate``, two numbers (None: it), and how many beyond it only. Of the powers
+    of a softmax.
     """
 
     tables: Sequence[Tensor]
@@ -50,7 +51,7 @@ class Asked(NamedTuple):
     @property
     def range_slots(self) -> int:
         """How many of them are of the range."""
-        return 0 if self.calibrated is None else 2
+        return 0 if self.calibrated is None else 3
 
     def laid_out(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """The output, and x and the mask in its layout, so that all of them are walked through as they lie in memory."""

@@ -32,6 +32,8 @@ Found = tuple[Tensor, Tensor, Tensor]
 def call(x: Tensor, *asked: Any) -> Found:
     """Decoded values as x [...]; the least and largest x, float32 [2], NaN where one is; counts, int64 [T * N + 1].
 
+    On CUDA, where nobody waits to look at them, no ends: [0].
+
     asked: see Asked. counts: spikes per step and basis, then how many exponents were sent; [0] unless ``counted``.
     Raises BackendError without the library of x's device, and for what is counted on CUDA only.
     """
@@ -83,7 +85,8 @@ def _like(x: Tensor, *args: Any) -> Found:
     """The shapes of what comes back."""
     asked, out = Asked(*args), torch.empty_like(x)
     out = out.contiguous() if asked.in_order else out
-    return out, x.new_empty(2, dtype=torch.float32), x.new_empty(asked.slots, dtype=torch.int64)
+    ends = x.new_empty(0 if x.is_cuda else 2, dtype=torch.float32)
+    return out, ends, x.new_empty(asked.slots, dtype=torch.int64)
 
 
 def _batched(info: object, in_dims: tuple, x: Tensor, *args: Any) -> tuple[Found, tuple[int | None, ...]]:

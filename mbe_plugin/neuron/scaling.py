@@ -51,6 +51,13 @@ def scale_by_power_of_two(x: Tensor, exponent: Tensor) -> Tensor:
     return x * power_of_two(half, x.dtype) * power_of_two(exponent - half, x.dtype)
 
 
+def _root(x: Tensor) -> Tensor:
+    """The square root, correctly rounded on every device, as the kernels have it; MKL's is not, of subnormal numbers."""
+    if x.dtype == torch.float64 or x.device.type == "mps":  # which has no float64
+        return x.sqrt()
+    return x.double().sqrt().to(x.dtype)
+
+
 # kernels know them by their numbers here
 KINDS = ("none", "clip", "fraction", "exponent", "octave")
 POWERS = (1.0, -1.0, 0.5, -0.5)
@@ -129,7 +136,7 @@ class Reduction:
         elif self.power == 1:
             limit = torch.where(torch.isfinite(x), x * 0, x)
         else:
-            limit = x.pow(self.power)
+            limit = _root(x) if self.power == 0.5 else 1 / (_root(x) if self.power == -0.5 else x)
         return torch.where(active, out, limit)
 
     def pull_back(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -137,7 +137,6 @@ class CalibratedNode(MBENode):
         ranged = self._ranged(x) if sent is x else {}
         y, ends, counts = self._by_kernel(sent, where, counted=self.spike_listener is not None, **ranged)
         if ranged:
-            self.see(x, where)
             counts = self._without_range(counts)
         else:
             self.count_range(x, where, ends if sent is x else None)
@@ -200,10 +199,8 @@ class CalibratedNode(MBENode):
 
     def _without_range(self, counts: Tensor) -> Tensor:
         """Counts of a kernel that was _ranged() less those of the range, which are added to this neuron's."""
-        left, lost = counts[-2], counts[-1]
-        self.outside.add_(lost)
-        self.beyond.add_(left - lost)
-        return counts[:-2]
+        add_inside([self], counts[-3:])
+        return counts[:-3]
 
     def numerators(self, scores: Tensor, powers: Powers) -> Tensor | None:
         """Where nobody looks at the inputs: 2^x of a softmax's scores over the last dimension, as Softmax has it, counted.
@@ -232,7 +229,9 @@ class CalibratedNode(MBENode):
         listener, ranged = self.spike_listener, self._ranged(scores)
         y, ends, counts = self._by_kernel(scores, counted=listener is not None, scores=True, **ranged)
         counts = self._without_range(counts) if ranged else counts
-        if ranged or hold(self.calibrated, ends_of(scores, ends)):
+        if ranged:
+            pass
+        elif hold(self.calibrated, ends_of(scores, ends)):
             self.seen.add_(counts[-1])
         else:
             self.count_range(*powers(scores))
@@ -266,11 +265,6 @@ class CalibratedNode(MBENode):
         x = torch.empty(0, device=device)
         self._check_device(x)
         return self._asked(**self._ranged(x))
-
-    def count_inside(self, seen: int | Tensor, counts: Tensor) -> None:
-        """Add what such a kernel has counted: elements, and of the range [2]."""
-        self.seen.add_(seen)
-        self._without_range(counts)
 
     def decoded(self, x: Tensor, dim: int = -1) -> Tensor:
         """forward(x, dim) without hooks or counters."""
@@ -380,6 +374,12 @@ def fusing(backend: str, x: Tensor, *neurons: nn.Module) -> list[CalibratedNode]
     """The neurons, if an operator may compute all of them inside a kernel of its own on this backend."""
     found = [neuron for neuron in neurons if isinstance(neuron, CalibratedNode) and neuron.fuses(backend, x)]
     return found if len(found) == len(neurons) else None
+
+
+def add_inside(neurons: Sequence[CalibratedNode], counts: Tensor) -> None:
+    """Add what a kernel has counted of the neurons' inputs: for each seen, outside and beyond."""
+    own = [getattr(neuron, name) for neuron in neurons for name in COUNTERS]
+    torch._foreach_add_(own, list(counts.unbind()))  # one launch on a GPU
 
 
 def words_inside(x: Tensor, *neurons: nn.Module) -> list[Words] | None:

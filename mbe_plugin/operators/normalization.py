@@ -12,7 +12,7 @@ from mbe_plugin.kernels.backends import PLAIN
 from mbe_plugin.kernels.numba_cpu import DTYPES
 from mbe_plugin.neuron.scaling import compute_dtype
 from mbe_plugin.operators.base import SpikingOperator
-from mbe_plugin.operators.neuron import CalibratedNode, NeuronFactory, fusing, words_inside
+from mbe_plugin.operators.neuron import CalibratedNode, NeuronFactory, add_inside, fusing, words_inside
 
 
 class Normalization(SpikingOperator):
@@ -63,8 +63,7 @@ class Normalization(SpikingOperator):
         if deviation.form != "identity" or not 0 < columns <= norms.MOST_COLUMNS:
             return None
         y, counts = norms.normalized(x, columns, eps, self.centered, weight, bias, deviation, rsqrt)
-        neurons[0].count_inside(x.numel(), counts[:2])
-        neurons[1].count_inside(x.numel() // columns, counts[2:])
+        add_inside(neurons, counts)
         return y
 
     def _on_cpu(

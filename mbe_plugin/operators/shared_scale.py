@@ -74,7 +74,6 @@ class SharedScaleNode(CalibratedNode):
             sent, asked, shared=self.shared, exponents=exponents, dim=dim, **ranged
         )
         if ranged:
-            self.see(x, where)
             self._without_range(counts)
         elif self.shared != "channel":
             self.count_range(x, where, ends if sent is x else None)

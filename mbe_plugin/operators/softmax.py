@@ -7,7 +7,14 @@ from torch import Tensor, nn
 
 from mbe_plugin.kernels import numba_cpu
 from mbe_plugin.operators.base import SpikingOperator
-from mbe_plugin.operators.neuron import CalibratedNode, NeuronFactory, fusing, within, words_inside
+from mbe_plugin.operators.neuron import (
+    CalibratedNode,
+    NeuronFactory,
+    add_inside,
+    fusing,
+    within,
+    words_inside,
+)
 from mbe_plugin.operators.unary import LOG2_E
 
 DEEPEST = -125.0  # 2^-125 of the row's largest is where a weight is sent no more
@@ -133,12 +140,12 @@ class Attention(SpikingOperator):
         if enable_gqa:
             k, v = (t.repeat_interleave(q.shape[-3] // t.shape[-3], dim=-3) for t in (k, v))
         scale = query.shape[-1] ** -0.5 if scale is None else scale
-        wide = torch.float64 if q.dtype == torch.float64 else torch.float32
-        q, k, v = q.to(wide) * scale, k.to(wide), v.to(wide)
         if not dropout_p:
-            out = _in_one_pass(self, q, k, v, attn_mask, is_causal)
+            out = _in_one_pass(self, q, k, v, scale, attn_mask, is_causal)
             if out is not None:
                 return out.to(query.dtype)
+        wide = torch.float64 if q.dtype == torch.float64 else torch.float32
+        q, k, v = q.to(wide) * scale, k.to(wide), v.to(wide)
         mixed, total = self._in_turns(q, k, v, attn_mask, is_causal, dropout_p, 0)
         out = self.softmax.divided(mixed, total, self.mixed)
         return out.to(query.dtype)
@@ -183,9 +190,9 @@ class Attention(SpikingOperator):
 
 
 def _in_one_pass(
-    of: Attention, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool
+    of: Attention, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None, is_causal: bool
 ) -> Tensor | None:
-    """The output rows of the scaled queries by one kernel, or None where it may or can not, or need not."""
+    """The output rows by one kernel, or None where it may or can not, or need not."""
     if q.shape[:-1].numel() * k.shape[-2] < TILED_FROM:
         return None
     coded = [] if isinstance(of.weights, nn.Identity) else [of.weights]
@@ -201,12 +208,8 @@ def _in_one_pass(
     if not identities or not attention.has_kernel(q, k, v, mask):
         return None
     coder = weights[0] if weights else None
-    out, counts = attention.attended(q, k, v, mask, is_causal, exp2, reciprocal, coder, mixed)
-    neurons[0].count_inside(counts[8], counts[0:2])
-    neurons[1].count_inside(counts[9], counts[2:4])
-    neurons[2].count_inside(out.numel(), counts[6:8])
-    for neuron in neurons[3:]:
-        neuron.count_inside(q.shape[:-1].numel() * k.shape[-2], counts[4:6])
+    out, counts = attention.attended(q, k, v, float(scale), mask, is_causal, exp2, reciprocal, coder, mixed)
+    add_inside(neurons, counts[: 3 * len(neurons)])
     return out
 
 

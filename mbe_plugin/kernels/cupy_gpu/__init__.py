@@ -2,7 +2,7 @@
 
 ``neuron.cuh`` is the dynamics of one element, ``kernel`` the class that makes CUDA kernels of it (the host's own CKernel2D
 where the host has one, else that of ``base``), ``calls`` launches them and makes them one of torch's operators. CuPy is
-imported and a kernel compiled when its first call comes; CuPy keeps what it compiled on the disk (CUPY_CACHE_DIR).
+imported and a kernel compiled when its first call comes, in each process anew.
 """
 
 from __future__ import annotations

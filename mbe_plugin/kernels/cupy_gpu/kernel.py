@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,7 @@ class MultiStepKernel(_Base):
     def __init__(self, output: str, dtype: torch.dtype) -> None:
         number = NUMBERS[dtype]
         super().__init__(kernel_name=f"mbe_{output}_{number.lower()}")
+        self.functions: dict[int, Any] = {}
         self.counting = output == "counts"
         self.cparams = {"N": "const long long"}
         self.add_param(f"const {number} *", "x")
@@ -97,12 +98,17 @@ class MultiStepKernel(_Base):
         """post_core, and what closes head."""
         return f"\n    }}\n    {self.post_core}\n}}\n"
 
-    @cached_property
-    def raw(self) -> Any:
-        """The compiled kernel, one for all calls."""
-        import cupy
+    def compiled(self, device: int) -> Any:
+        """The compiled kernel on a device, one for all calls."""
+        if device not in self.functions:
+            import cupy
 
-        return cupy.RawKernel(self.full_codes, self.kernel_name, options=OPTIONS)
+            # no RawKernel: behind any options CuPy puts its own -ftz=true, which takes subnormal numbers for 0
+            code, _ = cupy.cuda.compiler.compile_using_nvrtc(self.full_codes, OPTIONS, cache_in_memory=True)
+            module = cupy.cuda.function.Module()
+            module.load(code)
+            self.functions[device] = module.get_function(self.kernel_name)
+        return self.functions[device]
 
     def check_device(self, device: torch.device, py_dict: dict) -> None:
         """Raise ValueError for a tensor that is not on the device."""
@@ -126,11 +132,12 @@ class MultiStepKernel(_Base):
         )
 
     def __call__(self, grid: tuple, block: tuple, py_dict: dict, *args: Any, **kwargs: Any) -> None:
-        """Launch on CuPy's current stream and device; args and kwargs are the RawKernel's."""
+        """Launch on CuPy's current stream and device, which is x's; args and kwargs are those of CuPy's function."""
         self.check_keys(py_dict)
         self.check_device(py_dict["x"].device, py_dict)
         self.check_ctypes(py_dict)
-        self.raw(grid, block, self.get_ptrs(dict(sorted(py_dict.items()))), *args, **kwargs)
+        launch = self.compiled(py_dict["x"].device.index or 0)
+        launch(grid, block, self.get_ptrs(dict(sorted(py_dict.items()))), *args, **kwargs)
 
     def simple_call(self, **py_dict: Any) -> None:
         """Launch on the device of x and torch's current stream there; N is the number of its elements, 0 does nothing."""

@@ -133,7 +133,7 @@ __device__ inline float limit_of(float x, const Neuron &n) {
     if (n.kind == FRACTION) return x < 0.0f ? 0.0f : x;
     if (n.power == LINEAR) return fabsf(x) < infinity() ? x * 0.0f : x;
     if (n.power == INVERSE) return 1.0f / x;
-    return n.power == ROOT ? sqrtf(x) : rsqrtf(x);  // torch's own on the device
+    return n.power == ROOT ? sqrtf(x) : 1.0f / sqrtf(x);
 }
 
 // Reduction.restore, of a decoded value or of the first step's spikes with the constant

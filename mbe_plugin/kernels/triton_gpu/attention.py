@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import os
+from math import frexp
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from mbe_plugin.kernels.asked import Asked
-from mbe_plugin.kernels.triton_gpu.calls import constants, limits, parts, power_of_two, tables
+from mbe_plugin.kernels.triton_gpu import DTYPES
+from mbe_plugin.kernels.triton_gpu.calls import bits, constants, limits, parts, power_of_two, tables
 from mbe_plugin.kernels.triton_gpu.compiled import attention
 
-QUERIES, KEYS, WARPS = 64, 32, 8  # of a tile: what the registers of a GPU hold
+QUERIES, KEYS, WARPS = 64, 32, 4  # of a tile, and of the program that computes it
+REGISTERS = (
+    128  # of a thread: with fewer programs at a time, tables are waited for (H200: 1.2 to 1.4 times as long)
+)
 MOST_WIDE = 256  # of a head, whose queries a program's registers hold
 COUNTED_ELSEWHERE = ("COUNTED", "SLOTS", "RANGED")
 
 
 def has_kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> bool:
-    """Whether operands of such shapes have a kernel: float32, at most two dimensions of heads, alike in all."""
+    """Whether operands of such shapes and dtypes have a kernel: at most two dimensions of heads, alike in all."""
     lead = q.shape[:-2]
     return (
         len(lead) <= 2
         and k.shape[:-2] == lead
         and v.shape[:-2] == lead
-        and {q.dtype, k.dtype, v.dtype} == {torch.float32}
+        and q.dtype in DTYPES
+        and k.dtype == v.dtype == q.dtype
         and 0 < q.shape[-1] <= MOST_WIDE
         and 0 < v.shape[-1] <= MOST_WIDE
         and min(q.numel(), k.numel()) > 0
@@ -32,32 +39,43 @@ def has_kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> bool:
 
 
 def attended(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool,
+    q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None, causal: bool,
     exp2: Asked, reciprocal: Asked, weights: Asked | None, mixed: Asked, sizes: tuple[int, int] = (QUERIES, KEYS),
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The rows [..., L, V] of operators.Attention for scaled queries [..., L, E], keys and values, float32; ten counts.
+    """The rows [..., L, V] of operators.Attention for queries [..., L, E], keys and values, in their dtype; 12 counts.
 
-    Each neuron with its range; those of ``weights`` and ``mixed`` are identities. Counts: of each neuron how many inputs
-    lie beyond its range and how many of those are decoded worse (exp2, reciprocal, weights, mixed: eight numbers), how many
-    powers are sent and how many rows have a sum.
+    Each neuron with its range; those of ``weights`` and ``mixed`` are identities. Counts: the three of Asked for exp2,
+    reciprocal, mixed and weights. Products are float32's, by tensor cores: of three of their numbers (tf32x3) where one is
+    not exact, as it is for 16 bits.
     """
-    q, k, v = (t.contiguous() for t in (q, k, v))
+    q, k, v = (t if t.stride(-1) == 1 else t.contiguous() for t in (q, k, v))
     lead, queries, keys = q.shape[:-2], q.shape[-2], k.shape[-2]
-    out = q.new_empty(*lead, queries, v.shape[-1])
-    found = torch.zeros(10, dtype=torch.int64, device=q.device)
+    out = torch.empty_like(q) if v.shape[-1] == q.shape[-1] else q.new_empty(*lead, queries, v.shape[-1])
+    if out.stride(-1) != 1:
+        out = q.new_empty(*lead, queries, v.shape[-1])
+    found = torch.zeros(12, dtype=torch.int64, device=q.device)
     kind, seen = _masking(mask, (*lead, queries, keys), q)
     ranges = [limits(asked or mixed, torch.float32) for asked in (exp2, reciprocal, weights, mixed)]
     shown = [number for *range_of, most in ranges for number in range_of]
     wide, value_wide = (max(power_of_two(t.shape[-1]), 16) for t in (q, v))
+    exact = q.dtype != torch.float32 and frexp(scale)[0] == 0.5
+    strides = [stride for t in (q, k, v, out) for stride in _in_four(t).stride()[:3]]
     with torch.cuda.device_of(q):
         attention.attend[(parts(queries, sizes[0]) * lead.numel(),)](
-            q, k, v, seen, out, *tables(exp2), *tables(reciprocal), found, *shown, ranges[0][-1],
-            lead[-1] if lead else 1, queries, keys, q.shape[-1], v.shape[-1], *seen.stride()[-4:],
+            bits(q), bits(k), bits(v), seen, bits(out), *tables(exp2), *tables(reciprocal), found, *shown, ranges[0][-1],
+            scale, lead[-1] if lead else 1, queries, keys, q.shape[-1], v.shape[-1], *strides, *seen.stride()[-4:],
             **_named("E", exp2), **_named("R", reciprocal), WEIGHT_BITS=weights.kept_bits if weights else 0,
-            MIXED_BITS=mixed.kept_bits, MASK=kind, CAUSAL=causal, QUERIES=sizes[0], KEYS=sizes[1], WIDE=wide,
-            VALUE_WIDE=value_wide, num_warps=WARPS, num_stages=1, enable_fp_fusion=False,
+            MIXED_BITS=mixed.kept_bits, MASK=kind, CAUSAL=causal, DTYPE=DTYPES[q.dtype],
+            PRECISION="tf32" if exact else "tf32x3", IN_PLACE=os.environ.get("TRITON_INTERPRET") != "1",
+            QUERIES=sizes[0], KEYS=sizes[1], WIDE=wide, VALUE_WIDE=value_wide, num_warps=WARPS, num_stages=1,
+            maxnreg=REGISTERS, enable_fp_fusion=False,
         )  # fmt: skip
     return out, found
+
+
+def _in_four(t: Tensor) -> Tensor:
+    """[batch, heads, rows, width]."""
+    return t[(None,) * (4 - t.dim())]
 
 
 def _masking(mask: Tensor | None, shape: tuple[int, ...], q: Tensor) -> tuple[str, Tensor]:

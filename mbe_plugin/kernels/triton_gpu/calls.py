@@ -15,7 +15,6 @@ from mbe_plugin.neuron.scaling import REDUCTIONS
 
 BLOCK = 1024  # elements of a program
 WIDE = 1 << 30  # places within a shared scale's period that need 64 bits
-KEYS = 3  # what kernels.note_ends keeps
 
 Found = tuple[Tensor, Tensor, Tensor]
 
@@ -23,17 +22,14 @@ Found = tuple[Tensor, Tensor, Tensor]
 def neuron(x: Tensor, asked: Asked, block: int = BLOCK) -> Found:
     """operator.call on a CUDA GPU, on torch's current stream; float32, bfloat16 or float16."""
     out, x, where = asked.laid_out(x)
-    slots = asked.slots
-    found = torch.zeros(slots + KEYS, dtype=torch.int64, device=x.device)
-    if x.numel() == 0:
-        return out, torch.full((2,), torch.nan, device=x.device), found[:slots]
-    ends = found.new_empty(2, dtype=torch.float32)
-    with torch.cuda.device_of(x):
-        if asked.scores:
-            _launch_rows(x, out, found, ends, asked, block)
-        else:
-            _launch_elements(x, out, where, found, ends, asked, block)
-    return out, ends, found[:slots]
+    found = torch.zeros(asked.slots, dtype=torch.int64, device=x.device)
+    if x.numel() > 0:
+        with torch.cuda.device_of(x):
+            if asked.scores:
+                _launch_rows(x, out, found, asked, block)
+            else:
+                _launch_elements(x, out, where, found, asked, block)
+    return out, torch.empty(0, device=x.device), found
 
 
 def bits(x: Tensor) -> Tensor:
@@ -42,25 +38,25 @@ def bits(x: Tensor) -> Tensor:
 
 
 def _launch_elements(
-    x: Tensor, out: Tensor, where: Tensor | None, found: Tensor, ends: Tensor, asked: Asked, block: int
+    x: Tensor, out: Tensor, where: Tensor | None, found: Tensor, asked: Asked, block: int
 ) -> None:
     exponents = x if asked.exponents is None else asked.exponents.contiguous()
     inner, along = prod(x.shape[asked.dim :][1:]), x.shape[asked.dim] if x.dim() else 1
     kernels.neuron[(parts(x.numel(), block),)](
-        bits(x), bits(out), x if where is None else where.view(torch.uint8), *tables(asked), exponents, found, ends,
+        bits(x), bits(out), x if where is None else where.view(torch.uint8), *tables(asked), exponents, found,
         *limits(asked, torch.float32 if asked.shared == "channel" else x.dtype), x.numel(), inner, along,
         **constants(asked), DTYPE=DTYPES[x.dtype], MASKED=where is not None, SHARED=asked.shared,
         WIDE=inner * along > WIDE, BLOCK=block, num_warps=4, enable_fp_fusion=False,
     )  # fmt: skip
 
 
-def _launch_rows(x: Tensor, out: Tensor, found: Tensor, ends: Tensor, asked: Asked, block: int) -> None:
+def _launch_rows(x: Tensor, out: Tensor, found: Tensor, asked: Asked, block: int) -> None:
     columns = x.shape[-1]
     rows = x.numel() // columns
     wide = min(power_of_two(columns), block)
     together = block // wide
     kernels.numerators[(parts(rows, together),)](
-        x, out, *tables(asked), found, ends, *limits(asked, x.dtype), rows, columns, **constants(asked),
+        x, out, *tables(asked), found, *limits(asked, x.dtype), rows, columns, **constants(asked),
         ROWS=together, COLUMNS=wide, num_warps=4, enable_fp_fusion=False,
     )  # fmt: skip
 
@@ -86,7 +82,7 @@ def constants(asked: Asked) -> dict[str, Any]:
         "BINS": power_of_two(keys + 1),
         "COUNTED": asked.counted,
         "SLOTS": asked.slots - asked.range_slots,
-        "RANGED": asked.range_slots // 2,
+        "RANGED": asked.range_slots > 0,
     }
 
 

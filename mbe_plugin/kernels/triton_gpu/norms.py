@@ -18,14 +18,14 @@ def normalized(
     x: Tensor, columns: int, eps: float, centered: bool, gain: Tensor | None, shift: Tensor | None,
     deviation: Asked, rsqrt: Asked,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """operators.normalization's result for the rows [columns] of x, in x's dtype, and four counts.
+    """operators.normalization's result for the rows [columns] of x, in x's dtype, and six counts.
 
-    gain, shift [columns]. deviation: of an identity; both neurons with their range: the counts are those of the
-    deviation's, then of the other's.
+    gain, shift [columns]. deviation: of an identity; both neurons with their range: the counts are the
+    deviation's three of Asked, then the other's.
     """
     x = x.contiguous()
     out = torch.empty_like(x)
-    found = torch.zeros(4, dtype=torch.int64, device=x.device)
+    found = torch.zeros(6, dtype=torch.int64, device=x.device)
     if x.numel() == 0:
         return out, found
     rows, wide = x.numel() // columns, power_of_two(columns)

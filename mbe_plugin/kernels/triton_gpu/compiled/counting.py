@@ -5,8 +5,6 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from mbe_plugin.kernels.triton_gpu.compiled.numbers import in_order, ordered
-
 MOST_BINS = tl.constexpr(2048)  # of a histogram in a program's shared memory
 
 
@@ -14,8 +12,21 @@ MOST_BINS = tl.constexpr(2048)  # of a histogram in a program's shared memory
 def count(place, what):
     """Add to one counter how many elements of the block are true."""
     found = tl.sum(tl.ravel(what.to(tl.int32)))
-    if found > 0:  # most programs have nothing to say of a range
+    if found > 0:
         tl.atomic_add(place, found.to(tl.int64), sem="relaxed")
+
+
+@triton.jit
+def add_range(places, packed, ONCE: tl.constexpr):
+    """Add to two counters, outside and beyond, what ``leaving`` gave of a block, ONCE or added up over blocks."""
+    if ONCE:
+        both = tl.sum(tl.ravel(packed))
+        outside, beyond = both >> 16, both & 0xFFFF
+    else:
+        outside, beyond = tl.sum(tl.ravel(packed >> 16)), tl.sum(tl.ravel(packed & 0xFFFF))
+    if outside + beyond > 0:  # most programs have nothing to say
+        tl.atomic_add(places, outside.to(tl.int64), sem="relaxed")
+        tl.atomic_add(places + 1, beyond.to(tl.int64), sem="relaxed")
 
 
 @triton.jit
@@ -37,28 +48,3 @@ def count_spikes(counters, row, fired, BANKS: tl.constexpr, BASES: tl.constexpr,
         count(counters + row, fired)
     else:
         count_keys(counters, row, fired, BASES, BINS)
-
-
-@triton.jit
-def note_ends(keys, ends, high, low):
-    """The largest and least integer in the order of the floats that a program has seen; the last program writes ends [2].
-
-    keys [3]: the largest so far, the least from the other end, and how many programs have been here; 0 to begin with.
-    """
-    tl.atomic_max(keys, high.to(tl.int64) + 2147483648)
-    tl.atomic_max(keys + 1, 2147483647 - low.to(tl.int64))
-    before = tl.atomic_add(keys + 2, 1)
-    if before == tl.num_programs(0) - 1:
-        largest = in_order((tl.atomic_max(keys, 0) - 2147483648).to(tl.int32))
-        least = in_order((2147483647 - tl.atomic_max(keys + 1, 0)).to(tl.int32))
-        either = (largest != largest) | (least != least)
-        tl.store(ends, tl.where(either, float("nan"), least))
-        tl.store(ends + 1, tl.where(either, float("nan"), largest))
-
-
-@triton.jit
-def extremes(x, inside, NONE_HIGH: tl.constexpr, NONE_LOW: tl.constexpr):
-    """The largest and the least of a block as integers in the order of the floats."""
-    integer = ordered(x)
-    high = tl.max(tl.ravel(tl.where(inside, integer, NONE_HIGH)), axis=0)
-    return high, tl.min(tl.ravel(tl.where(inside, integer, NONE_LOW)), axis=0)

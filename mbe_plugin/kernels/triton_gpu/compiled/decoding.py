@@ -13,6 +13,8 @@ from mbe_plugin.kernels.triton_gpu.compiled.numbers import (
     SMALLEST_NORMAL,
     bits_of,
     float_of,
+    look_up,
+    whole_below_positive,
 )
 
 MOST_COMPARED = tl.constexpr(12)  # break points that are compared one by one; more are searched by halves
@@ -20,9 +22,10 @@ MOST_COMPARED = tl.constexpr(12)  # break points that are compared one by one; m
 
 @triton.jit
 def find_bank(
-    reduced, breakpoints, SEGMENTS: tl.constexpr, LEVELS: tl.constexpr, MIRRORED: tl.constexpr, OCTAVES: tl.constexpr
+    reduced, breakpoints, SEGMENTS: tl.constexpr, LEVELS: tl.constexpr, MIRRORED: tl.constexpr, OCTAVES: tl.constexpr,
+    IN_PLACE: tl.constexpr,
 ):  # fmt: skip
-    """The bank that each reduced input drives; LEVELS: the binary digits of SEGMENTS - 1."""
+    """The bank that each reduced input drives; LEVELS: the binary digits of SEGMENTS - 1; IN_PLACE: see ``look_up``."""
     compared = reduced
     if OCTAVES:
         normal = tl.maximum(bits_of(reduced) & MAGNITUDE, 1 << 23)
@@ -34,11 +37,18 @@ def find_bank(
         for b in tl.static_range(SEGMENTS - 1):
             segment += (compared >= tl.load(breakpoints + b)).to(tl.int32)
     else:
-        for level in tl.static_range(LEVELS):
+        EIGHTH: tl.constexpr = 1 << (LEVELS - 3)
+        for part in tl.static_range(1, 8):  # the first three halvings, by what all elements read
+            if part * EIGHTH < SEGMENTS:
+                segment += tl.where(compared >= tl.load(breakpoints + (part * EIGHTH - 1)), EIGHTH, 0)
+        for level in tl.static_range(3, LEVELS):
             tried = segment + (1 << (LEVELS - 1 - level))
-            there = tried < SEGMENTS
-            point = tl.load(breakpoints + tried - 1, mask=there, other=0.0)
-            segment = tl.where(there & (compared >= point), tried, segment)
+            if SEGMENTS == 1 << LEVELS:
+                segment = tl.where(compared >= look_up(breakpoints, tried - 1, IN_PLACE), tried, segment)
+            else:
+                there = tried < SEGMENTS
+                point = look_up(breakpoints, tl.where(there, tried - 1, 0), IN_PLACE)
+                segment = tl.where(there & (compared >= point), tried, segment)
     if MIRRORED:
         segment += (reduced < 0.0).to(tl.int32) * SEGMENTS
     return segment
@@ -106,38 +116,43 @@ def count_first_spike(
 def decode_closed(
     reduced, bank, taken, counters, weight, bias, offset, gain,
     T: tl.constexpr, N: tl.constexpr, BANKS: tl.constexpr, COUNTED: tl.constexpr, BINS: tl.constexpr,
+    IN_PLACE: tl.constexpr,
 ):  # fmt: skip
     """closed.decode, and its spikes."""
+    SPREAD: tl.constexpr = IN_PLACE and BANKS > 1
     y = tl.zeros_like(reduced)
     for place in range(N // BANKS):
         row = bank * (N // BANKS) + place
-        # that Triton's floor takes subnormal numbers for 0 changes nothing: below 0 a code is 0, too
-        code = tl.floor((reduced - tl.load(offset + row)) * tl.load(gain + row) * (1 << T))
+        code = (reduced - look_up(offset, row, SPREAD)) * look_up(gain, row, SPREAD) * (1 << T)
         code = tl.where(code < 0.0, 0.0, code)
         code = tl.where(code > (1 << T) - 1, (1 << T) - 1.0, code)
-        y += code * (1.0 / (1 << T)) * tl.load(weight + row)
+        # that Triton's floor takes subnormal numbers for 0 changes nothing
+        code = whole_below_positive(code) if T < 24 else tl.floor(code)
+        y += code * (1.0 / (1 << T)) * look_up(weight, row, SPREAD)
         if COUNTED:
             digits = tl.where(code > 0.0, code, 0.0).to(tl.int32)  # NaN sends nothing
             count_digits(row, digits, taken, counters, BANKS, T, N, BINS)
-    return y + tl.load(bias + bank)
+    return y + look_up(bias, bank, SPREAD)
 
 
 @triton.jit
 def decode_steps(
     reduced, bank, taken, counters, threshold, reset, intensity, weight, bias, offset, gain,
     T: tl.constexpr, N: tl.constexpr, BANKS: tl.constexpr, COUNTED: tl.constexpr, BINS: tl.constexpr,
+    IN_PLACE: tl.constexpr,
 ):  # fmt: skip
     """steps.decode, and its spikes."""
+    SPREAD: tl.constexpr = IN_PLACE and BANKS > 1
     y = tl.zeros_like(reduced)
     for place in range(N // BANKS):
         row = bank * (N // BANKS) + place
-        membrane = tl.load(gain + row) * (reduced - tl.load(offset + row))
+        membrane = look_up(gain, row, SPREAD) * (reduced - look_up(offset, row, SPREAD))
         output = tl.zeros_like(reduced)
         for t in tl.static_range(T):
-            fires = membrane - tl.load(threshold + t * N + row) >= 0.0
-            output += tl.where(fires, tl.load(intensity + t * N + row), 0.0)
-            membrane -= tl.where(fires, tl.load(reset + t * N + row), 0.0)
+            fires = membrane - look_up(threshold, t * N + row, SPREAD) >= 0.0
+            output += tl.where(fires, look_up(intensity, t * N + row, SPREAD), 0.0)
+            membrane -= tl.where(fires, look_up(reset, t * N + row, SPREAD), 0.0)
             if COUNTED:
                 count_spikes(counters + t * N, row, fires & taken, BANKS, N, BINS)
-        y += tl.load(weight + row) * output
-    return y + tl.load(bias + bank)
+        y += look_up(weight, row, SPREAD) * output
+    return y + look_up(bias, bank, SPREAD)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from mbe_plugin.kernels.triton_gpu.compiled.counting import count, extremes, note_ends
+from mbe_plugin.kernels.triton_gpu.compiled.counting import add_range, count
 from mbe_plugin.kernels.triton_gpu.compiled.decoding import (
     count_first_spike,
     count_identity,
@@ -17,14 +17,11 @@ from mbe_plugin.kernels.triton_gpu.compiled.decoding import (
     is_normal,
 )
 from mbe_plugin.kernels.triton_gpu.compiled.numbers import (
-    LARGEST_INTEGER,
     LEAST_INTEGER,
-    MAGNITUDE,
-    bits_of,
     block_start,
     in_order,
-    ordered,
     power_of_two,
+    rank,
     read,
     rounded_to,
     shifted,
@@ -43,9 +40,9 @@ def decode(
     x, asked, counts, threshold, reset, intensity, weight, bias, offset, gain, breakpoints,
     FORM: tl.constexpr, KIND: tl.constexpr, POWER: tl.constexpr, ONE_SIDED: tl.constexpr, MIRRORED: tl.constexpr,
     OCTAVES: tl.constexpr, KEPT_BITS: tl.constexpr, T: tl.constexpr, N: tl.constexpr, BANKS: tl.constexpr,
-    LEVELS: tl.constexpr, BINS: tl.constexpr, COUNTED: tl.constexpr, SLOTS: tl.constexpr,
+    LEVELS: tl.constexpr, BINS: tl.constexpr, COUNTED: tl.constexpr, SLOTS: tl.constexpr, IN_PLACE: tl.constexpr = False,
 ):  # fmt: skip
-    """The decoded values of x; what ``asked`` elements send is added to counts [SLOTS]."""
+    """The decoded values of x; what ``asked`` elements send is added to counts [SLOTS]. IN_PLACE: see ``look_up``."""
     if FORM == "identity":
         taken = is_normal(x) & asked
         y = encode_identity(x, KEPT_BITS)
@@ -62,15 +59,28 @@ def decode(
             bank = 0
             if BANKS > 1:
                 SEGMENTS: tl.constexpr = BANKS // 2 if MIRRORED else BANKS
-                bank = find_bank(reduced, breakpoints, SEGMENTS, LEVELS, MIRRORED, OCTAVES)
+                bank = find_bank(reduced, breakpoints, SEGMENTS, LEVELS, MIRRORED, OCTAVES, IN_PLACE)
             if FORM == "closed":
                 y = decode_closed(
-                    reduced, bank, taken, counts, weight, bias, offset, gain, T, N, BANKS, COUNTED, BINS
+                    reduced,
+                    bank,
+                    taken,
+                    counts,
+                    weight,
+                    bias,
+                    offset,
+                    gain,
+                    T,
+                    N,
+                    BANKS,
+                    COUNTED,
+                    BINS,
+                    IN_PLACE,
                 )
             else:
                 y = decode_steps(
                     reduced, bank, taken, counts, threshold, reset, intensity, weight, bias, offset, gain,
-                    T, N, BANKS, COUNTED, BINS,
+                    T, N, BANKS, COUNTED, BINS, IN_PLACE,
                 )  # fmt: skip
         y = restore(y, x, exponent, active, KIND, POWER, ONE_SIDED)
     if SLOTS > 0 and KIND != "none" and KIND != "clip":
@@ -79,14 +89,32 @@ def decode(
 
 
 @triton.jit
-def count_range(x, asked, calibrated, accurate_low, accurate_high, most, places, DTYPE: tl.constexpr):
-    """CalibratedNode.count_range: how many lie beyond the calibrated range, and how many of those are decoded worse."""
+def limits_of(calibrated, accurate_low, accurate_high, most):
+    """The calibrated range, and what it is joined with the accurate one."""
     low = tl.minimum(tl.maximum(tl.load(calibrated), -most), most)
     high = tl.minimum(tl.maximum(tl.load(calibrated + 1), -most), most)
+    return low, high, tl.minimum(low, accurate_low), tl.maximum(high, accurate_high)
+
+
+@triton.jit
+def leaving(x, asked, low, high, least, greatest, DTYPE: tl.constexpr):
+    """1 for what CalibratedNode.count_range counts as beyond, 2^16 for what is outside; limits: those of ``limits_of``."""
     left = asked & is_outside(x, low, high, DTYPE)
-    lost = left & is_outside(x, tl.minimum(low, accurate_low), tl.maximum(high, accurate_high), DTYPE)
-    count(places, left)
-    count(places + 1, lost)
+    return tl.where(left, tl.where(is_outside(x, least, greatest, DTYPE), 1 << 16, 1), 0)
+
+
+@triton.jit
+def count_range(x, asked, calibrated, accurate_low, accurate_high, most, places, DTYPE: tl.constexpr):
+    """CalibratedNode.count_range of a block: places [2], outside and beyond."""
+    low, high, least, greatest = limits_of(calibrated, accurate_low, accurate_high, most)
+    add_range(places, leaving(x, asked, low, high, least, greatest, DTYPE), True)
+
+
+@triton.jit
+def note(place, number):
+    """Write a number of the call: the first program does."""
+    if tl.program_id(0) == 0:
+        tl.store(place, number.to(tl.int64))
 
 
 @triton.jit
@@ -115,13 +143,13 @@ def shared_exponent(exponents, start, lane, inside, inner, along, SHARED: tl.con
 @triton.jit
 def neuron(
     inputs, outputs, where, threshold, reset, intensity, weight, bias, offset, gain, breakpoints,
-    exponents, found, ends, calibrated, accurate_low, accurate_high, most, size, inner, along,
+    exponents, found, calibrated, accurate_low, accurate_high, most, size, inner, along,
     DTYPE: tl.constexpr, FORM: tl.constexpr, KIND: tl.constexpr, POWER: tl.constexpr, ONE_SIDED: tl.constexpr,
     MIRRORED: tl.constexpr, OCTAVES: tl.constexpr, KEPT_BITS: tl.constexpr, T: tl.constexpr, N: tl.constexpr,
     BANKS: tl.constexpr, LEVELS: tl.constexpr, BINS: tl.constexpr, COUNTED: tl.constexpr, SLOTS: tl.constexpr,
     MASKED: tl.constexpr, RANGED: tl.constexpr, SHARED: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """A block of elements. found: counts [SLOTS], then [2] of count_range if RANGED, then [3] of note_ends."""
+    """A block of elements. found: counts [SLOTS], then seen and [2] of count_range if RANGED."""
     start = block_start(tl.program_id(0), BLOCK)
     lane = tl.arange(0, BLOCK)
     inside = lane < tl.minimum(size - start, BLOCK).to(tl.int32)
@@ -135,13 +163,17 @@ def neuron(
     unscaled = x
     if SHARED != "":
         x = shifted(x, -exponent)
-    ranged = x if SHARED == "channel" else unscaled
     if RANGED:
+        ranged = x if SHARED == "channel" else unscaled
         if SHARED == "tensor":  # what is within the scale does not saturate
             accurate_high = tl.minimum(power_of_two(exponent), most)
             accurate_low = -accurate_high
         WORK: tl.constexpr = "float32" if SHARED == "channel" else DTYPE
-        count_range(ranged, asked, calibrated, accurate_low, accurate_high, most, found + SLOTS, WORK)
+        count_range(ranged, asked, calibrated, accurate_low, accurate_high, most, found + (SLOTS + 1), WORK)
+        if MASKED:
+            count(found + SLOTS, asked)
+        else:
+            note(found + SLOTS, tl.zeros([], tl.int64) + size)
     y = decode(
         x, asked, found, threshold, reset, intensity, weight, bias, offset, gain, breakpoints,
         FORM, KIND, POWER, ONE_SIDED, MIRRORED, OCTAVES, KEPT_BITS, T, N, BANKS, LEVELS, BINS, COUNTED, SLOTS,
@@ -149,8 +181,6 @@ def neuron(
     if SHARED != "":
         y = shifted(y, exponent)
     write(outputs + start + lane, y, inside, DTYPE)
-    high, low = extremes(ranged, inside, LEAST_INTEGER, LARGEST_INTEGER)
-    note_ends(found + SLOTS + 2 * RANGED, ends, high, low)
 
 
 @triton.jit
@@ -165,20 +195,17 @@ def row_shift(scores, present, columns, COLUMNS: tl.constexpr):
     """The whole number at or above each row's largest score in units of log 2, NaN where one is."""
     lane = tl.arange(0, COLUMNS)[None, :]
     largest = tl.max(present.to(tl.int32) * 0, axis=1) + LEAST_INTEGER
-    magnitude = tl.max(present.to(tl.int32) * 0, axis=1)
     for first in range(0, columns, COLUMNS):
         inside = present & (lane < columns - first)
         x = tl.load(scores + first + lane, mask=inside, other=-float("inf"))
-        largest = tl.maximum(largest, tl.max(ordered(x), axis=1))
-        magnitude = tl.maximum(magnitude, tl.max(bits_of(x) & MAGNITUDE, axis=1))
-    above = -whole_below(-in_log2(in_order(largest)))
-    return tl.where(magnitude > 0x7F800000, float("nan"), above)[:, None]
+        largest = tl.maximum(largest, tl.max(rank(x), axis=1))
+    return -whole_below(-in_log2(in_order(largest)))[:, None]
 
 
 @triton.jit
 def numerators(
     inputs, outputs, threshold, reset, intensity, weight, bias, offset, gain, breakpoints,
-    found, ends, calibrated, accurate_low, accurate_high, most, rows, columns,
+    found, calibrated, accurate_low, accurate_high, most, rows, columns,
     FORM: tl.constexpr, KIND: tl.constexpr, POWER: tl.constexpr, ONE_SIDED: tl.constexpr, MIRRORED: tl.constexpr,
     OCTAVES: tl.constexpr, KEPT_BITS: tl.constexpr, T: tl.constexpr, N: tl.constexpr, BANKS: tl.constexpr,
     LEVELS: tl.constexpr, BINS: tl.constexpr, COUNTED: tl.constexpr, SLOTS: tl.constexpr, RANGED: tl.constexpr,
@@ -191,7 +218,6 @@ def numerators(
     at = start * columns + row.to(tl.int64) * columns
     shift = row_shift(inputs + at, present, columns, COLUMNS)
     lane = tl.arange(0, COLUMNS)[None, :]
-    most_seen, least_seen = tl.full([], LEAST_INTEGER, tl.int32), tl.full([], LARGEST_INTEGER, tl.int32)
     for first in range(0, columns, COLUMNS):
         inside = present & (lane < columns - first)
         x = tl.load(inputs + at + first + lane, mask=inside, other=-float("inf"))
@@ -204,9 +230,14 @@ def numerators(
         )  # fmt: skip
         if RANGED:
             count_range(
-                z, sent & inside, calibrated, accurate_low, accurate_high, most, found + SLOTS, "float32"
+                z,
+                sent & inside,
+                calibrated,
+                accurate_low,
+                accurate_high,
+                most,
+                found + (SLOTS + 1),
+                "float32",
             )
+            count(found + SLOTS, sent & inside)
         tl.store(outputs + at + first + lane, tl.where(sent | (z != z), y, 0.0), mask=inside)
-        high, low = extremes(z, inside, LEAST_INTEGER, LARGEST_INTEGER)
-        most_seen, least_seen = tl.maximum(most_seen, high), tl.minimum(least_seen, low)
-    note_ends(found + SLOTS + 2 * RANGED, ends, most_seen, least_seen)

@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 from mbe_plugin.kernels.triton_gpu.compiled.decoding import encode_identity
-from mbe_plugin.kernels.triton_gpu.compiled.kernels import count_range, decode
+from mbe_plugin.kernels.triton_gpu.compiled.kernels import count_range, decode, note
 from mbe_plugin.kernels.triton_gpu.compiled.numbers import block_start, read, write
 
 
@@ -27,7 +27,7 @@ def normalize(
     LEVELS: tl.constexpr, BINS: tl.constexpr, COUNTED: tl.constexpr, SLOTS: tl.constexpr, RANGED: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Some rows; found [4]: count_range of the deviation, and of the variance that the neuron of 1/sqrt gets.
+    """Some rows; found [6]: seen and count_range of the deviation, and of the variance that the neuron of 1/sqrt gets.
 
     The tables and FORM to SLOTS are that neuron's; the deviation's is an identity that keeps DEVIATION_BITS.
     """
@@ -40,10 +40,12 @@ def normalize(
     x = read(inputs + at, inside, 0.0, DTYPE)
     if CENTERED:
         x = tl.where(inside, x - mean_of(x, columns)[:, None], 0.0)
-    count_range(x, inside, of_deviation, deviation_low, deviation_high, most, found, "float32")
+    count_range(x, inside, of_deviation, deviation_low, deviation_high, most, found + 1, "float32")
     deviation = encode_identity(x, DEVIATION_BITS)
     variance = mean_of(deviation * deviation, columns) + eps
-    count_range(variance, present, of_variance, variance_low, variance_high, most, found + 2, "float32")
+    count_range(variance, present, of_variance, variance_low, variance_high, most, found + 4, "float32")
+    note(found, tl.zeros([], tl.int64) + rows * columns)
+    note(found + 3, tl.zeros([], tl.int64) + rows)
     inverse = decode(
         variance, present, found, threshold, reset, intensity, weight, bias, offset, gain, breakpoints,
         FORM, KIND, POWER, ONE_SIDED, MIRRORED, OCTAVES, KEPT_BITS, T, N, BANKS, LEVELS, BINS, COUNTED, SLOTS,

@@ -85,12 +85,50 @@ def in_order(integer):
 
 
 @triton.jit
+def rank(x):
+    """Integers in the order of the floats; NaN, of either sign, is the largest, which ``in_order`` has as NaN again."""
+    return tl.where(x == x, ordered(x), LARGEST_INTEGER)
+
+
+@triton.jit
 def whole_below(x):
-    """floor(x); Triton's own takes subnormal numbers for 0."""
+    """floor(x), by additions: Triton's own takes subnormal numbers for 0, and conversions to integers take long."""
+    shifter = float_of(
+        (bits_of(x) & LEAST_INTEGER) | 0x4B000000
+    )  # 2^23 with x's sign: what is added loses its fraction
+    nearest = (x + shifter) - shifter
+    below = tl.where(nearest > x, nearest - 1.0, nearest)
     small = tl.abs(x) < 8388608.0  # others are whole, infinite or NaN
-    cut = tl.where(small, x, 0.0).to(tl.int32).to(tl.float32)
-    below = tl.where(cut > x, cut - 1.0, cut)
     return tl.where(small, tl.where(below == 0.0, x * 0.0, below), x)
+
+
+@triton.jit
+def whole_below_positive(x):
+    """floor(x) for 0 <= x < 2^23; NaN stays what it is."""
+    nearest = (x + 8388608.0) - 8388608.0
+    return tl.where(nearest > x, nearest - 1.0, nearest)
+
+
+@triton.jit
+def integer_of(whole):
+    """A whole number within 2^22 of 0 as an integer."""
+    return bits_of(whole + 12582912.0) - 0x4B400000
+
+
+@triton.jit
+def look_up(table, index, IN_PLACE: tl.constexpr):
+    """table[index]; IN_PLACE: without tl.load, for which Triton carries what a matrix product left to other threads."""
+    if IN_PLACE:
+        return tl.inline_asm_elementwise(
+            "{ .reg .u64 at; mad.wide.s32 at, $2, 4, $1; ld.global.nc.f32 $0, [at]; }",
+            "=f,l,r",
+            [table.to(tl.int64), index],
+            dtype=tl.float32,
+            is_pure=True,
+            pack=1,
+        )
+    else:
+        return tl.load(table + index)
 
 
 @triton.jit

@@ -5,7 +5,14 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from mbe_plugin.kernels.triton_gpu.compiled.numbers import FIELD, bits_of, float_of, shifted, whole_below
+from mbe_plugin.kernels.triton_gpu.compiled.numbers import (
+    FIELD,
+    bits_of,
+    float_of,
+    integer_of,
+    shifted,
+    whole_below,
+)
 
 LARGEST_INSIDE = tl.constexpr(1 - 2.0**-24)
 SQRT2 = tl.constexpr(2.0**0.5)
@@ -25,7 +32,7 @@ def split(x, KIND: tl.constexpr, POWER: tl.constexpr, ONE_SIDED: tl.constexpr):
         floor = whole_below(x)
         active = (floor >= -126.0) & (x < float("inf"))
         whole = tl.where(active, floor, 0.0)
-        exponent = tl.where(whole > 254.0, 254.0, whole).to(tl.int32)
+        exponent = integer_of(tl.where(whole > 254.0, 254.0, whole))
         reduced = tl.where(active, x - floor, 0.0)
     elif KIND != "none":
         bits = bits_of(x)
