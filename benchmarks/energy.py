@@ -51,9 +51,14 @@ SETTINGS: dict[str, MBEConfig | None] = {
     "every value encoded, T = 8": MBEConfig(time_steps=8, merge=False),
     "every value encoded, T = 4": MBEConfig(time_steps=4, merge=False),
     "every value encoded, T = 2, N = 64": MBEConfig(time_steps=2, identity_bases=64, merge=False),
-    "first spike, T = 16, N = 32": MBEConfig(
-        time_steps=16, identity_bases=32, code="first_spike", merge=False
-    ),
+    "published, T = 16": MBEConfig.published(time_steps=16),
+    "published, T = 8": MBEConfig.published(time_steps=8),
+    **{
+        f"first spike, T = {time_steps}, N = {bases}": MBEConfig(
+            time_steps=time_steps, identity_bases=bases, code="first_spike", merge=False
+        )
+        for time_steps, bases in ((16, 64), (16, 32), (12, 32), (16, 16))
+    },
     "low energy": LOW,
     "low energy, half the dead zone": with_layers(dead_zone=0.05),
     "low energy, values precise": replace(LOW, sites=(*LOW.sites, *VALUES)),
