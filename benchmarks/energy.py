@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import functools
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -34,6 +34,7 @@ from mbe_plugin import MBEConfig, RangeWarning
 from mbe_plugin.analysis.energy.measure import billed, counted
 
 TUNED = "tuned"
+NETWORKS = [module.NETWORK for module in (sentences, images, language, geometry)]
 LOW = MBEConfig.low_energy()
 VALUES = tuple((f"*{name}:linear|encoders.*", {"dead_zone": 0.02}) for name in ("v_proj", "value"))
 
@@ -89,13 +90,14 @@ def main() -> None:
         workload = load()
         for row in tqdm(measured(workload, settings), total=len(settings), desc=workload.network):
             made[row.network, row.setting] = row
-            keep(list(made.values()))
-    keep(list(made.values()))
-    print(text(list(made.values())))
+            keep(made.values())
+    print((RESULTS / "energy.md").read_text(encoding="utf-8"))
 
 
-def keep(made: list[Row]) -> None:
-    """The table and the figure."""
+def keep(found: Iterable[Row]) -> None:
+    """The table, in the order of the settings, and the figure."""
+    order = list(SETTINGS)
+    made = sorted(found, key=lambda row: (NETWORKS.index(row.network), order.index(row.setting)))
     write_csv(RESULTS / "energy.csv", Row, made)
     (RESULTS / "energy.md").write_text(text(made), encoding="utf-8")
     frontier(made, RESULTS / "energy.png")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import mbe_plugin
 from benchmarks._common import RESULTS
-from benchmarks.real import geometry, language
+from benchmarks.real import geometry
 from benchmarks.real.workload import Workload
 from examples._shared.language import divergences
 from mbe_plugin import MBEConfig
@@ -35,22 +35,14 @@ FEW = (
 def tuned(workload: Workload) -> MBEConfig:
     """The least energy at CLOSENESS, or at SURPLUS; kept beside the results, for benchmarks.uniform."""
     batches = workload.tuning or workload.parts[0].calibration
+    given: dict[str, Any] = {"held_out": workload.held_out or None, "progress": True}
     if workload.measure == "accuracy":
         features = operator.itemgetter(1) if workload.network != geometry.NETWORK else None
-        found = mbe_plugin.tune(workload.ann, batches, CLOSENESS, outputs=features, progress=True)
+        found = mbe_plugin.tune(workload.ann, batches, CLOSENESS, outputs=features, **given)
     else:
-        _, apart = language.HELD_OUT
-        known, held_out = batches[:-apart], batches[-apart:]
-        found = mbe_plugin.tune(
-            workload.ann,
-            known,
-            -SURPLUS,
-            held_out=held_out,
-            figure=Agreement(workload.ann, held_out),
-            outputs=root_probabilities,
-            menu=FEW,
-            progress=True,
-        )
+        figure = Agreement(workload.ann, workload.held_out)
+        given |= {"figure": figure, "outputs": root_probabilities, "menu": FEW}
+        found = mbe_plugin.tune(workload.ann, batches, -SURPLUS, **given)
     tuned_path(workload.network).write_text(found.to_json(), encoding="utf-8")
     return found
 

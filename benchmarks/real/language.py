@@ -16,10 +16,8 @@ TASKS = {
     "WikiText-2, windows of 1,024": (1024, 4),
 }  # tokens, windows
 CALIBRATION = (256, 256, 256, 1024)  # tokens of the windows of the validation text
-HELD_OUT = (
-    8192,
-    6,
-)  # where in it the windows of 256 begin that mbe_plugin.tune checks its choice on, and how many
+# where in it the windows of 256 begin that mbe_plugin.tune checks its choice on, and how many
+HELD_OUT = (8192, 6)
 
 
 def wikitext(data: Path, fitted: bool = True) -> list[Workload]:
@@ -45,11 +43,9 @@ def _workload(
     evaluation = chosen.split(max(1, 512 // length))
     counted = chosen[:1, :256]
     parts, spikes_on = [Part(calibration, evaluation)], [(counted, counted.numel())]
-    short = [batch for batch in calibration if batch["input_ids"].numel() <= 256]
-    tuning = [*short, *held_out]  # its derivatives of 1,024 tokens at once take some 20 GB
-    return Workload(
-        NETWORK, task, "perplexity", ann, parts, outputs, figures, spikes_on, few=1, tuning=tuning
-    )
+    # the derivatives of 1,024 tokens at once take some 20 GB
+    tuned_on = {"tuning": [b for b in calibration if b["input_ids"].numel() <= 256], "held_out": held_out}
+    return Workload(NETWORK, task, "perplexity", ann, parts, outputs, figures, spikes_on, few=1, **tuned_on)
 
 
 def outputs(network: nn.Module, window: Tensor) -> Tensors:

@@ -27,7 +27,8 @@ class Workload:
     outputs(network, batch): what is kept, items first: the features [n, C] whose closeness is measured, then what
     figures(exact, spiking) needs of both networks. counted: batches without padding, to count spikes on, each with its
     number of tokens or patches. few: how many evaluation batches the published family gets, which takes minutes for each.
-    tuning: batches for mbe_plugin.tune, none of which is evaluated on; the first part's calibration if there are none.
+    tuning: batches for mbe_plugin.tune (none: the first part's calibration), and held_out those that it checks its choice
+    on (none: a part of the others). None of both is evaluated on.
     """
 
     network: str
@@ -40,3 +41,4 @@ class Workload:
     counted: Sequence[tuple[Any, int]]
     few: int
     tuning: Sequence[Any] = ()
+    held_out: Sequence[Any] = ()

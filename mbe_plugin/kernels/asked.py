@@ -18,8 +18,8 @@ class Asked(NamedTuple):
     then the ends are of the scaled x) or 'token' (one per entry of the others). scores: x, contiguous float32, are those of
     a softmax over the last dimension and the neuron is 2^x; the values are the numerators, the ends the powers', counts [1]
     how many are sent. calibrated: on CUDA, a range [2], float32; then three counts follow: how many inputs are asked
-    about, how many lie beyond it and beyond ``accurate``, two numbers (None: it), and how many beyond it only. Of the powers
-    of a softmax.
+    about, how many lie beyond it and beyond ``accurate``, two numbers (None: it), and how many beyond it only; of a
+    softmax, of the powers.
     """
 
     tables: Sequence[Tensor]
