@@ -73,8 +73,9 @@ def test_a_compiled_neuron_gives_the_same_bits(function: str) -> None:
         assert torch.equal(compiled(x), node(x))
 
 
+@pytest.mark.slow
 @pytest.mark.compiled
-@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("backend", ["eager", "inductor"])
 def test_dynamic_shapes(backend: str) -> None:
     """Numbers that a module holds are symbols there, so no operator may ask Python's math about them."""
     snn = mbe_plugin.convert(transformer(depth=1), [tokens()])

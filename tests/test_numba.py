@@ -339,7 +339,7 @@ def test_threads_take_whole_rows_of_a_softmax(monkeypatch: pytest.MonkeyPatch) -
         MBEConfig(scale="token", bases=16),
         MBEConfig(scale="channel", bases=16),
         MBEConfig(simulate="steps", time_steps=4, bases=16),
-        MBEConfig.published(time_steps=4),
+        pytest.param(MBEConfig.published(time_steps=4), marks=pytest.mark.slow),
     ],
 )
 def test_a_network_gives_the_same_bits_counts_and_ranges(config: MBEConfig) -> None:
@@ -384,6 +384,7 @@ def test_minilm_gives_the_same_bits(minilm: nn.Module, minilm_tokenizer: Any) ->
     assert_same_bits(*found)
 
 
+@pytest.mark.slow
 @pytest.mark.compiled
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 def test_a_network_is_compiled_in_one_graph_and_exported() -> None:

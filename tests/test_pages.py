@@ -49,8 +49,8 @@ def script(page: str) -> str:
 
 
 def by_cost(path: Path) -> object:
-    """A page is a process of its own, so of more than twenty only SpikingJelly's run without --full."""
-    quick = path.stem.startswith("spikingjelly")
+    """A page is a process of its own, so of more than twenty only the one on the older SpikingJelly runs without --full."""
+    quick = path.stem == "spikingjelly_legacy"
     return pytest.param(path, marks=() if quick else pytest.mark.slow, id=path.stem)
 
 

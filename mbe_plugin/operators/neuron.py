@@ -228,9 +228,8 @@ class CalibratedNode(MBENode):
         """numerators() by a kernel that keeps what it counts to itself."""
         listener, ranged = self.spike_listener, self._ranged(scores)
         y, ends, counts = self._by_kernel(scores, counted=listener is not None, scores=True, **ranged)
-        counts = self._without_range(counts) if ranged else counts
         if ranged:
-            pass
+            counts = self._without_range(counts)
         elif hold(self.calibrated, ends_of(scores, ends)):
             self.seen.add_(counts[-1])
         else:

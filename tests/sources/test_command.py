@@ -173,6 +173,7 @@ def test_a_wrong_option_is_exit_code_2(
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_in_a_process_of_its_own(bert_folder: Path, sentences: Path, tmp_path: Path) -> None:
     # an old SpikingJelly's warning about torch.jit.script would be no surprise
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}

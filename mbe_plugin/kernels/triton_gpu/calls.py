@@ -29,7 +29,7 @@ def neuron(x: Tensor, asked: Asked, block: int = BLOCK) -> Found:
                 _launch_rows(x, out, found, asked, block)
             else:
                 _launch_elements(x, out, where, found, asked, block)
-    return out, torch.empty(0, device=x.device), found
+    return out, torch.empty(0, dtype=torch.float32, device=x.device), found
 
 
 def bits(x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from mbe_plugin.kernels.triton_gpu.compiled.counting import add_range, count
+from mbe_plugin.kernels.triton_gpu.compiled.counting import add_range, count, widened
 from mbe_plugin.kernels.triton_gpu.compiled.decoding import encode_identity
 from mbe_plugin.kernels.triton_gpu.compiled.kernels import (
     DEEPEST,
@@ -124,8 +124,8 @@ def attend(
     w_from, w_to, w_least, w_greatest = limits_of(w_range, w_low, w_high, most)
     # of each row, which costs less than a sum over a tile
     powers = tl.zeros([QUERIES], tl.int32)
-    powers_left = tl.zeros([QUERIES], tl.int32)
-    weights_left = tl.zeros([QUERIES], tl.int32)
+    powers_left = tl.zeros([QUERIES], tl.int64)
+    weights_left = tl.zeros([QUERIES], tl.int64)
     total = tl.zeros([QUERIES], tl.float32)
     mixed = tl.zeros([QUERIES, VALUE_WIDE], tl.float32)
     for key in range(0, stop, KEYS):
@@ -139,7 +139,7 @@ def attend(
         z = tl.where(asked, z, 0.0)
         sent = sent & inside
         powers += tl.sum(sent.to(tl.int32), axis=1)
-        powers_left += tl.sum(leaving(z, sent, low, high, least, greatest, "float32"), axis=1)
+        powers_left += widened(tl.sum(leaving(z, sent, low, high, least, greatest, "float32"), axis=1))
         weights = decode(
             z, sent, found, e_threshold, e_reset, e_intensity, e_weight, e_bias, e_offset, e_gain, e_breakpoints,
             E_FORM, E_KIND, E_POWER, E_ONE_SIDED, E_MIRRORED, E_OCTAVES, E_KEPT_BITS, E_T, E_N, E_BANKS, E_LEVELS, E_BINS,
@@ -147,9 +147,8 @@ def attend(
         )  # fmt: skip
         weights = tl.where(asked & inside, weights, 0.0)
         if WEIGHT_BITS > 0:
-            weights_left += tl.sum(
-                leaving(weights, inside, w_from, w_to, w_least, w_greatest, "float32"), axis=1
-            )
+            beyond = leaving(weights, inside, w_from, w_to, w_least, w_greatest, "float32")
+            weights_left += widened(tl.sum(beyond, axis=1))
             weights = encode_identity(weights, WEIGHT_BITS)
         total += tl.sum(weights, axis=1)
         mixed += weighted(
@@ -157,10 +156,10 @@ def attend(
         )
 
     count(found, powers)
-    add_range(found + 1, powers_left, False)
+    add_range(found + 1, tl.sum(powers_left))
     if WEIGHT_BITS > 0:
         count(found + 9, present.to(tl.int32) * all_keys)
-        add_range(found + 10, weights_left, False)
+        add_range(found + 10, tl.sum(weights_left))
     empty = total == 0.0
     summed = tl.where(empty, 1.0, total)
     asked_sum = present & (total != 0.0)

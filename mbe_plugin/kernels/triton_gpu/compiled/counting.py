@@ -17,16 +17,17 @@ def count(place, what):
 
 
 @triton.jit
-def add_range(places, packed, ONCE: tl.constexpr):
-    """Add to two counters, outside and beyond, what ``leaving`` gave of a block, ONCE or added up over blocks."""
-    if ONCE:
-        both = tl.sum(tl.ravel(packed))
-        outside, beyond = both >> 16, both & 0xFFFF
-    else:
-        outside, beyond = tl.sum(tl.ravel(packed >> 16)), tl.sum(tl.ravel(packed & 0xFFFF))
-    if outside + beyond > 0:  # most programs have nothing to say
-        tl.atomic_add(places, outside.to(tl.int64), sem="relaxed")
-        tl.atomic_add(places + 1, beyond.to(tl.int64), sem="relaxed")
+def widened(packed):
+    """``leaving`` of fewer than 2^16 elements, summed up, in 64 bits: outside in the upper half, beyond in the lower."""
+    return ((packed >> 16).to(tl.int64) << 32) + (packed & 0xFFFF).to(tl.int64)
+
+
+@triton.jit
+def add_range(places, both):
+    """Add to two counters, outside and beyond, what ``widened`` gave, summed up over whatever there is."""
+    if both > 0:  # most programs have nothing to say
+        tl.atomic_add(places, both >> 32, sem="relaxed")
+        tl.atomic_add(places + 1, both & 0xFFFFFFFF, sem="relaxed")
 
 
 @triton.jit

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from mbe_plugin.kernels.triton_gpu.compiled.counting import add_range, count
+from mbe_plugin.kernels.triton_gpu.compiled.counting import add_range, count, widened
 from mbe_plugin.kernels.triton_gpu.compiled.decoding import (
     count_first_spike,
     count_identity,
@@ -62,21 +62,8 @@ def decode(
                 bank = find_bank(reduced, breakpoints, SEGMENTS, LEVELS, MIRRORED, OCTAVES, IN_PLACE)
             if FORM == "closed":
                 y = decode_closed(
-                    reduced,
-                    bank,
-                    taken,
-                    counts,
-                    weight,
-                    bias,
-                    offset,
-                    gain,
-                    T,
-                    N,
-                    BANKS,
-                    COUNTED,
-                    BINS,
-                    IN_PLACE,
-                )
+                    reduced, bank, taken, counts, weight, bias, offset, gain, T, N, BANKS, COUNTED, BINS, IN_PLACE,
+                )  # fmt: skip
             else:
                 y = decode_steps(
                     reduced, bank, taken, counts, threshold, reset, intensity, weight, bias, offset, gain,
@@ -107,7 +94,7 @@ def leaving(x, asked, low, high, least, greatest, DTYPE: tl.constexpr):
 def count_range(x, asked, calibrated, accurate_low, accurate_high, most, places, DTYPE: tl.constexpr):
     """CalibratedNode.count_range of a block: places [2], outside and beyond."""
     low, high, least, greatest = limits_of(calibrated, accurate_low, accurate_high, most)
-    add_range(places, leaving(x, asked, low, high, least, greatest, DTYPE), True)
+    add_range(places, widened(tl.sum(tl.ravel(leaving(x, asked, low, high, least, greatest, DTYPE)))))
 
 
 @triton.jit
@@ -230,14 +217,7 @@ def numerators(
         )  # fmt: skip
         if RANGED:
             count_range(
-                z,
-                sent & inside,
-                calibrated,
-                accurate_low,
-                accurate_high,
-                most,
-                found + (SLOTS + 1),
-                "float32",
-            )
+                z, sent & inside, calibrated, accurate_low, accurate_high, most, found + (SLOTS + 1), "float32",
+            )  # fmt: skip
             count(found + SLOTS, sent & inside)
         tl.store(outputs + at + first + lane, tl.where(sent | (z != z), y, 0.0), mask=inside)

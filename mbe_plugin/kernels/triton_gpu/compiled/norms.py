@@ -44,7 +44,7 @@ def normalize(
     deviation = encode_identity(x, DEVIATION_BITS)
     variance = mean_of(deviation * deviation, columns) + eps
     count_range(variance, present, of_variance, variance_low, variance_high, most, found + 4, "float32")
-    note(found, tl.zeros([], tl.int64) + rows * columns)
+    note(found, (tl.zeros([], tl.int64) + rows) * columns)
     note(found + 3, tl.zeros([], tl.int64) + rows)
     inverse = decode(
         variance, present, found, threshold, reset, intensity, weight, bias, offset, gain, breakpoints,
