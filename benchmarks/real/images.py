@@ -55,9 +55,8 @@ def stamps(data: Path, fitted: bool = True) -> list[Workload]:
         return {**row, "nearest_changed": int((nearest[0] != nearest[1]).sum())}
 
     counted = [(batch, PATCHES * len(batch)) for batch in parts[0].evaluation[:1]]
-    # no image of fold 0
-    tuned_on = {"tuning": images[places[1]].split(4), "held_out": images[torch.cat(places[2:])].split(BATCH)}
-    return [Workload(NETWORK, TASK, "accuracy", ann, parts, outputs, figures, counted, few=2, **tuned_on)]
+    tuning = images[places[1]].split(4)  # no image of fold 0
+    return [Workload(NETWORK, TASK, "accuracy", ann, parts, outputs, figures, counted, few=2, tuning=tuning)]
 
 
 def folds_of(labels: Tensor, seed: int = 0) -> Tensor:
