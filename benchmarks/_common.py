@@ -16,6 +16,7 @@ import torch
 from examples._shared.measure import interleaved_medians, machine
 
 RESULTS = Path(__file__).parent / "results"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"  # beside a checkout of this project
 
 
@@ -55,6 +56,7 @@ def provenance() -> str:
 
 
 __all__ = [
+    "DTYPES",
     "RESULTS",
     "interleaved_medians",
     "machine",

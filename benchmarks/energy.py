@@ -34,7 +34,6 @@ from mbe_plugin import MBEConfig, RangeWarning
 from mbe_plugin.analysis.energy.measure import billed, counted
 
 TUNED = "tuned"
-NETWORKS = [module.NETWORK for module in (sentences, images, language, geometry)]
 LOW = MBEConfig.low_energy()
 VALUES = tuple((f"*{name}:linear|encoders.*", {"dead_zone": 0.02}) for name in ("v_proj", "value"))
 
@@ -65,6 +64,12 @@ SETTINGS: dict[str, MBEConfig | None] = {
     "low energy, values precise": replace(LOW, sites=(*LOW.sites, *VALUES)),
     TUNED: None,  # from low energy, for CLOSENESS or SURPLUS on batches that are held out
 }
+LOADERS: dict[str, Callable[[argparse.Namespace], list[Workload]]] = {
+    sentences.NETWORK: lambda options: sentences.sentences(options.data, "SST-2", options.items),
+    images.NETWORK: lambda options: images.stamps(options.data),
+    language.NETWORK: lambda options: language.wikitext(options.data),
+    geometry.NETWORK: lambda options: geometry.vit(),
+}
 # accounting and baseline
 COLUMNS = (
     ("complete", "float32"),
@@ -91,35 +96,30 @@ def main() -> None:
         for row in tqdm(measured(workload, settings), total=len(settings), desc=workload.network):
             made[row.network, row.setting] = row
             keep(made.values())
-    print((RESULTS / "energy.md").read_text(encoding="utf-8"))
+    print(keep(made.values()))
 
 
-def keep(found: Iterable[Row]) -> None:
-    """The table, in the order of the settings, and the figure."""
-    order = list(SETTINGS)
-    made = sorted(found, key=lambda row: (NETWORKS.index(row.network), order.index(row.setting)))
+def keep(found: Iterable[Row]) -> str:
+    """Write the table, in the order of networks and settings, and the figure; the table."""
+    places = {name: place for place, name in enumerate([*LOADERS, *SETTINGS])}
+    made = sorted(found, key=lambda row: (places[row.network], places[row.setting]))
+    table = text(made)
     write_csv(RESULTS / "energy.csv", Row, made)
-    (RESULTS / "energy.md").write_text(text(made), encoding="utf-8")
+    (RESULTS / "energy.md").write_text(table, encoding="utf-8")
     frontier(made, RESULTS / "energy.png")
+    return table
 
 
 def networks(options: argparse.Namespace) -> Iterator[Callable[[], Workload]]:
     """What loads each network with a part of its task."""
-    data, items = options.data, options.items
-    loaders: dict[str, Callable[[], list[Workload]]] = {
-        sentences.NETWORK: functools.partial(sentences.sentences, data, "SST-2", items),
-        images.NETWORK: functools.partial(images.stamps, data),
-        language.NETWORK: functools.partial(language.wikitext, data),
-        geometry.NETWORK: geometry.vit,
-    }
-    for name, load in loaders.items():
+    for name, load in LOADERS.items():
         if any(fnmatchcase(name, pattern) for pattern in options.only):
-            yield functools.partial(first_part, load)
+            yield functools.partial(first_part, load, options)
 
 
-def first_part(load: Callable[[], list[Workload]]) -> Workload:
+def first_part(load: Callable[[argparse.Namespace], list[Workload]], options: argparse.Namespace) -> Workload:
     """The first task, on its first part."""
-    workload = load()[0]
+    workload = load(options)[0]
     return replace(workload, parts=workload.parts[:1])
 
 
@@ -164,7 +164,9 @@ def text(made: list[Row]) -> str:
 The SNN's energy in percent of the ANN's, by accounting and the ANN's precision (docs/energy.md), of one batch without
 padding. 45 nm, M. Horowitz, ISSCC 2014; `memory` is our own model after arXiv:2409.08290, `published` our reading of the
 MBE paper's count; neither could be verified. steps: from input to output, windows one after another. Every operator spikes.
-Of random weights only closeness and energy say something: their classes are nearly alike.
+Of random weights only closeness and energy say something: their classes are nearly alike. Rows were made by several calls
+with --only and --settings (the published family's with --items 16), each at the commit that energy.csv names; the last call
+is below.
 
 {markdown_table(header, cells)}
 

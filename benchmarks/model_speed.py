@@ -30,13 +30,12 @@ import torch
 from torch import Tensor, nn
 
 import mbe_plugin
-from benchmarks._common import RESULTS, markdown_table, provenance, quantiles, write_csv
+from benchmarks._common import DTYPES, RESULTS, markdown_table, provenance, quantiles, write_csv
 from benchmarks._memory import elsewhere, peak, reset_peak
 from benchmarks.speed_networks import NETWORKS, ON_GPU, Inputs, Loaded, output
 from mbe_plugin import MBEConfig
 
 MEBI = 1 << 20
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -109,17 +108,9 @@ def _on(device: str) -> str:
 
 def cells(row: Row) -> tuple[object, ...]:
     times = (row.ann_seconds, row.snn_p20, row.snn_seconds, row.snn_p80)
+    size = row.batch, row.length or "", row.threads, row.dtype
     return (
-        *(
-            row.network,
-            row.backend,
-            row.simulate,
-            row.time_steps,
-            row.batch,
-            row.length or "",
-            row.threads,
-            row.dtype,
-        ),
+        *(row.network, row.backend, row.simulate, row.time_steps, *size),
         *(f"{seconds:.4f}" for seconds in times),
         *(f"{row.time_ratio:.2f}", row.goal, f"{row.counting_ratio:.2f}"),
         *(f"{row.weights_mebibytes:.0f}", f"{row.ann_mebibytes:.0f}", f"{row.snn_mebibytes:.0f}"),

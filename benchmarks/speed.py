@@ -23,10 +23,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks._common import RESULTS, markdown_table, provenance, quantiles, write_csv
+from benchmarks._common import DTYPES, RESULTS, markdown_table, provenance, quantiles, write_csv
 from mbe_plugin import MBENode, fit
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # simulation: (bases, family)
 NEURONS: dict[str, tuple[int, Any]] = {"closed": (64, "routed"), "steps": (4, "published")}
 COMPARED = 1 << 20  # elements that every backend computes before it is timed

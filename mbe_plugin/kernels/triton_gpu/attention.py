@@ -15,7 +15,7 @@ from mbe_plugin.kernels.triton_gpu.calls import bits, constants, limits, parts, 
 from mbe_plugin.kernels.triton_gpu.compiled import attention
 
 QUERIES, KEYS, WARPS = 64, 32, 4  # of a tile, and of the program that computes it
-# of a thread: with more, fewer programs run at a time, and tables are waited for (H200: 1.1 to 1.3 times as long)
+# of a thread: with more, fewer programs run at a time, and tables are waited for (seen on an H200)
 REGISTERS = 128
 MOST_WIDE = 256  # of a head, whose queries a program's registers hold
 COUNTED_ELSEWHERE = ("COUNTED", "SLOTS", "RANGED")

@@ -1,4 +1,4 @@
-"""Events and ends, added up in a few integers in the GPU's memory, which nothing waits for."""
+"""Events, and what leaves a range, added up in a few integers in the GPU's memory, which nothing waits for."""
 
 from __future__ import annotations
 
