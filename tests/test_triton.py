@@ -24,8 +24,9 @@ from mbe_plugin.kernels import backends, operator
 from mbe_plugin.kernels.asked import Asked
 from mbe_plugin.neuron.first_spike import first_spike_tables
 from mbe_plugin.neuron.scaling import REDUCTIONS
-from mbe_plugin.neuron.tables import mirrored_tables
+from mbe_plugin.neuron.tables import Tables, mirrored_tables
 from mbe_plugin.operators import Attention, CalibratedNode, LayerNorm, RMSNorm, SharedScaleNode, Softmax
+from mbe_plugin.operators.neuron import COUNTERS
 from mbe_plugin.operators.softmax import _powers
 
 pytest.importorskip("triton", reason="pip install triton")
@@ -51,18 +52,32 @@ def kernel(triton: Interpreter) -> Kernel:
 
     def run(x: Tensor, asked: Asked, block: int = 0) -> operator.Found:
         block = block or max(16, 1 << (x.numel() - 1).bit_length())
-        found: operator.Found = triton.run("mbe_plugin.kernels.triton_gpu.calls", "neuron", x, asked, block)
+        found: operator.Found = run_there(
+            triton, "mbe_plugin.kernels.triton_gpu.calls", "neuron", x, asked, block
+        )
         return found
 
     return run
+
+
+def run_there(triton: Interpreter, module: str, function: str, *args: Any) -> Any:
+    """A function's result, interpreted; what it has added to counters is brought back into them."""
+    result, counters = triton.run("triton_parts", "with_counters", module, function, args)
+    asked = [a for a in args if isinstance(a, Asked) and a.counters is not None]
+    for one, numbers in zip(asked, counters, strict=True):
+        for counter, number in zip(one.counters, numbers, strict=True):
+            counter.copy_(number)
+    return result
 
 
 @pytest.fixture
 def everywhere(kernel: Kernel) -> Iterator[None]:
     """Every neuron that is not on backend 'torch' runs interpreted, as if its inputs were on a GPU."""
 
-    def ranged(neuron: CalibratedNode, x: Tensor) -> dict[str, Any]:
-        return {"calibrated": neuron.calibrated, "accurate": neuron._accurate_numbers(x.dtype)}
+    def ranged(neuron: CalibratedNode, x: Tensor, dtype: torch.dtype | None = None) -> dict[str, Any]:
+        counters = [getattr(neuron, name) for name in COUNTERS]
+        limits = {"calibrated": neuron.calibrated, "accurate": neuron._accurate_numbers(dtype or x.dtype)}
+        return {**limits, "counters": counters}
 
     with (
         mock.patch.object(operator, "neuron", kernel),
@@ -164,6 +179,56 @@ def test_shapes_and_layouts(kernel: Kernel, layout: str, dtype: torch.dtype) -> 
     assert_equal(kernel, neuron, torch.randn(7, 1).expand(7, 90), SMALL)
 
 
+def apart(*shape: int) -> Tensor:
+    """As networks lay out what one projection makes of queries, keys and values: rows lie apart."""
+    return torch.randn(shape[0], shape[2], 3, shape[1], *shape[3:])[:, :, 1].transpose(1, 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_that_lie_apart_are_not_copied(kernel: Kernel, dtype: torch.dtype) -> None:
+    neuron = LIBRARY["identity"]
+    wide = torch.randn(6, 80, dtype=torch.float32)
+    inputs = [
+        apart(2, 3, 5, 16),
+        apart(1, 3, 5, 16),
+        apart(2, 1, 5, 16),
+        apart(2, 3, 1, 16),
+        apart(2, 3, 5, 1),
+    ]
+    for x in [
+        *inputs,
+        wide[:, 7:60],
+        wide[::2],
+        wide[:, :1],
+        wide.t()[3:50],
+        wide.view(2, 3, 80)[:, :2, 4:9],
+    ]:
+        x = torch.empty_strided(x.shape, x.stride(), dtype=dtype).copy_(x)
+        assert_equal(kernel, neuron, x, SMALL)
+        found = kernel(x, asked_of(neuron, x), SMALL)[0]
+        assert found.shape == x.shape and found.is_contiguous() == neuron(x).is_contiguous()
+
+
+@pytest.mark.parametrize("signs", ["one", "mirrored", "octaves"])
+@pytest.mark.parametrize("points", ["even", "crowded", "all at one place"])
+def test_banks_are_found_by_cells(kernel: Kernel, points: str, signs: str) -> None:
+    segments, time_steps = 20, 5
+    at = {
+        "even": torch.linspace(0.51, 0.99, segments - 1),
+        "crowded": torch.cat([torch.linspace(0.6, 0.6001, segments - 2), torch.tensor([0.9])]),
+        "all at one place": torch.full((segments - 1,), 0.625),
+    }[points]
+    banks = segments * (1 if signs == "one" else 2)
+    halves = torch.exp2(-torch.arange(1.0, time_steps + 1))[:, None].expand(-1, banks)
+    read_out = [torch.randn(banks), torch.randn(banks), torch.rand(banks) / 2, torch.rand(banks) * 3]
+    read_out[1][::3] = -0.0
+    mirrored = {"mirrored": signs != "one", "octaves": signs == "octaves"}
+    tables = Tables(halves, halves, halves, *read_out, at, **mirrored)
+    x = torch.cat([critical_inputs(tables), any_bits(2000), torch.randn(500) * 2, at * 8, -at])
+    for reduction in ("none", "identity"):
+        assert_equal(kernel, MBENode(tables, reduction, backend="torch"), x)
+
+
 def test_without_counting_nothing_is_counted(kernel: Kernel) -> None:
     x = torch.randn(500)
     assert kernel(x, asked_of(LIBRARY["gelu"], x))[2].tolist() == []
@@ -184,7 +249,7 @@ def test_shared_scales(everywhere: None, scale: str, dtype: torch.dtype) -> None
             where = torch.rand(given.shape) < 0.7
             found, wanted = (one(given, dim=dim, where=where) for one in pair)
             assert_same_bits(found.contiguous(), wanted.contiguous())
-            for counter in ("seen", "outside", "beyond"):
+            for counter in COUNTERS:
                 assert getattr(pair[0], counter) == getattr(pair[1], counter)
 
 
@@ -214,7 +279,7 @@ def test_softmax_in_one_pass(everywhere: None, kernel: Kernel, family: str) -> N
         pair[0].exp2.reset_counts()
         values, exact = (one.numerators(x, -1) for one in pair)
         assert_same_bits(values, exact)
-        for counter in ("seen", "outside", "beyond"):
+        for counter in COUNTERS:
             assert getattr(pair[0].exp2, counter) == getattr(pair[1].exp2, counter)
         finite = torch.randn(40, columns)
         assert_same_bits(*(one(finite) for one in pair))
@@ -310,7 +375,7 @@ def fused(everywhere: None, triton: Interpreter) -> Iterator[list[str]]:
     def through(module: Any, name: str) -> Any:
         def run(*args: Any) -> Any:
             ran.append(name)
-            return triton.run(module.__name__, name, *args)
+            return run_there(triton, module.__name__, name, *args)
 
         return mock.patch.object(module, name, run)
 
@@ -349,7 +414,7 @@ def assert_close_and_counted_alike(pair: list[Any], found: Tensor, want: Tensor)
 def assert_counted_alike(pair: list[Any]) -> None:
     """Up to a value that a sum's order carries over a limit."""
     for (role, here), (_, there) in zip(pair[0].neurons(), pair[1].neurons(), strict=True):
-        for counter in ("seen", "outside", "beyond"):
+        for counter in COUNTERS:
             counts = int(getattr(here, counter)), int(getattr(there, counter))
             assert abs(counts[0] - counts[1]) <= 1, (role, counter, counts)
 

@@ -35,9 +35,9 @@ TYPES = {torch.float32: "*fp32", torch.float16: "*fp16", torch.int16: "*i16", to
 LAUNCHING = ("num_warps", "num_stages", "maxnreg", "enable_fp_fusion")
 
 
-def launched(run: Callable[[], object]) -> tuple[Any, tuple, dict]:
-    """The kernel that a call launches, and its arguments."""
-    from mbe_plugin.kernels.triton_gpu.compiled import attention, kernels, norms
+def launched(run: Callable[[], object]) -> list[tuple[Any, tuple, dict]]:
+    """The kernels that a call launches, and their arguments."""
+    from mbe_plugin.kernels.triton_gpu.compiled import attention, cells, kernels, norms
 
     found = []
 
@@ -45,19 +45,19 @@ def launched(run: Callable[[], object]) -> tuple[Any, tuple, dict]:
         return mock.MagicMock(__getitem__=lambda _, grid: lambda *a, **k: found.append((kernel, a, k)))
 
     with ExitStack() as patched:
-        launchable = (kernels, "neuron"), (kernels, "numerators"), (norms, "normalize"), (attention, "attend")
-        for module, name in launchable:
+        of_elements = (cells, "lay_out"), (kernels, "neuron"), (kernels, "numerators")
+        for module, name in (*of_elements, (norms, "normalize"), (attention, "attend")):
             patched.enter_context(mock.patch.object(module, name, recorder(getattr(module, name))))
         run()
-    [one] = found
-    return one
+    return found
 
 
-def compiled(run: Callable[[], object], capability: int) -> Any:
+def compiled(launch: tuple[Any, tuple, dict], capability: int) -> Any:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    kernel, args, constants = launched(run)
+    kernel, args, constants = launch
+    constants = constants | ({"PTX": True} if "PTX" in constants else {})
     options = {name: constants.pop(name) for name in LAUNCHING if name in constants}
     given = dict(zip(kernel.arg_names, args, strict=False))
     ones = [name for name, value in given.items() if type(value) is int and value == 1]
@@ -75,6 +75,7 @@ def _type(value: object) -> str:
 
 LIMITS = {"calibrated": torch.zeros(2), "accurate": (-1.0, 1.0)}
 RANGED = {"counted": True, **LIMITS}
+INSIDE = {**LIMITS, "counters": [torch.zeros((), dtype=torch.int64)] * 3}
 
 
 def neuron(made: MBENode, x: Tensor, **more: Any) -> Callable[[], object]:
@@ -94,10 +95,10 @@ def of(function: str, time_steps: int = 8, bases: int = 16, **kwargs: Any) -> MB
 def normalisation() -> object:
     from mbe_plugin.kernels.triton_gpu.norms import normalized
 
-    deviation = MBENode(identity_tables(16, 8), "identity")._asked(**LIMITS)
+    deviation = MBENode(identity_tables(16, 8), "identity")._asked(**INSIDE)
     gain = torch.ones(768)
     return normalized(
-        torch.zeros(64, 768), 768, 1e-5, True, gain, gain, deviation, of("rsqrt")._asked(**LIMITS)
+        torch.zeros(64, 768), 768, 1e-5, True, gain, gain, deviation, of("rsqrt")._asked(**INSIDE)
     )
 
 
@@ -105,8 +106,8 @@ def attention() -> object:
     from mbe_plugin.kernels.triton_gpu.attention import attended
 
     q = torch.zeros(2, 3, 100, 32)
-    identity = MBENode(identity_tables(16, 8), "identity")._asked(**LIMITS)
-    exp2, reciprocal = (of(name, 16, 64)._asked(**LIMITS) for name in ("exp2", "reciprocal"))
+    identity = MBENode(identity_tables(16, 8), "identity")._asked(**INSIDE)
+    exp2, reciprocal = (of(name, 16, 64)._asked(**INSIDE) for name in ("exp2", "reciprocal"))
     return attended(q, q, q, 0.25, None, True, exp2, reciprocal, identity, identity)
 
 
@@ -139,14 +140,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.mark.parametrize("name", KERNELS)
 def test_nothing_is_fused_approximated_or_flushed(cache: None, name: str) -> None:
-    run = KERNELS[name]
     capability = 90 if name in ("exp2", "first spike") else 80
-    code = compiled(run, capability).asm["ptx"]
-    assert f".target sm_{capability}" in code
-    assert not re.findall(r"\b(?:fma|mad)\.(?!lo|hi|wide)\S*", code), (
-        "a multiplication and an addition, rounded once"
-    )
-    assert not re.findall(r"\S*(?:approx|\.full|\.ftz)\S*", code)
+    for launch in launched(KERNELS[name]):
+        code = compiled(launch, capability).asm["ptx"]
+        assert f".target sm_{capability}" in code
+        assert not re.findall(r"\b(?:fma|mad)\.(?!lo|hi|wide)\S*", code), (
+            "a multiplication and an addition, rounded once"
+        )
+        assert not re.findall(r"\S*(?:approx|\.full|\.ftz)\S*", code)
 
 
 def test_the_assembler_fuses_nothing_either(cache: None, tmp_path: Path) -> None:
@@ -156,7 +157,7 @@ def test_the_assembler_fuses_nothing_either(cache: None, tmp_path: Path) -> None
     if not disassembler.exists():
         pytest.skip("this Triton brings no disassembler")
     for name in ("gelu", "steps"):
-        (tmp_path / "kernel.cubin").write_bytes(compiled(KERNELS[name], 80).asm["cubin"])
+        (tmp_path / "kernel.cubin").write_bytes(compiled(launched(KERNELS[name])[-1], 80).asm["cubin"])
         command = [disassembler, "-sass", tmp_path / "kernel.cubin"]
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
         assert "FADD" in done.stdout

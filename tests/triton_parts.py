@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from mbe_plugin.kernels.asked import Asked
 from mbe_plugin.kernels.triton_gpu.compiled.kernels import shared_exponent
 from mbe_plugin.kernels.triton_gpu.compiled.numbers import block_start, whole_below
+
+
+def with_counters(module: str, function: str, args: tuple) -> tuple[Any, list[Sequence[Tensor]]]:
+    """A function's result, and the counters that its arguments have."""
+    result = getattr(importlib.import_module(module), function)(*args)
+    return result, [asked.counters for asked in args if isinstance(asked, Asked) and asked.counters]
 
 
 @triton.jit

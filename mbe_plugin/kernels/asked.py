@@ -19,7 +19,8 @@ class Asked(NamedTuple):
     a softmax over the last dimension and the neuron is 2^x; the values are the numerators, the ends the powers', counts [1]
     how many are sent. calibrated: on CUDA, a range [2], float32; then three counts follow: how many inputs are asked
     about, how many lie beyond it and beyond ``accurate``, two numbers (None: it), and how many beyond it only; of a
-    softmax, of the powers.
+    softmax, of the powers. counters: three int64 tensors [] to which these are added instead; never through torch's
+    dispatcher, which knows no operator that adds to what it is given.
     """
 
     tables: Sequence[Tensor]
@@ -36,6 +37,7 @@ class Asked(NamedTuple):
     scores: bool = False
     calibrated: Tensor | None = None
     accurate: Sequence[float] | None = None
+    counters: Sequence[Tensor] | None = None
 
     @property
     def in_order(self) -> bool:
@@ -45,13 +47,14 @@ class Asked(NamedTuple):
     @property
     def slots(self) -> int:
         """How many counts come back."""
-        events = self.tables[0].numel() + 1 if self.counted else int(self.scores)
-        return events + self.range_slots
+        return self.event_slots + (3 if self.calibrated is not None and self.counters is None else 0)
 
     @property
-    def range_slots(self) -> int:
-        """How many of them are of the range."""
-        return 0 if self.calibrated is None else 3
+    def event_slots(self) -> int:
+        """How many of them are of events."""
+        if self.counted:
+            return self.tables[0].numel() + 1
+        return int(self.scores and self.calibrated is None)  # what is sent is what is asked about
 
     def laid_out(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """The output, and x and the mask in its layout, so that all of them are walked through as they lie in memory."""

@@ -64,7 +64,8 @@ def neuron(x: Tensor, asked: Asked) -> Found:
     """call(x, *asked), through torch's dispatcher where somebody looks on: a compiler, a transform, a mode."""
     if unwatched(x):
         return call(x, *asked)
-    values, ends, counts = _operator(x, *asked)
+    assert asked.counters is None
+    values, ends, counts = _operator(x, *asked[:-1])
     # dynamo lets no attribute be set on one of several results, which a converted network marks
     return values.view_as(values) if torch.compiler.is_compiling() else values, ends, counts
 

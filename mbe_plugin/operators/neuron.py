@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -137,7 +137,7 @@ class CalibratedNode(MBENode):
         ranged = self._ranged(x) if sent is x else {}
         y, ends, counts = self._by_kernel(sent, where, counted=self.spike_listener is not None, **ranged)
         if ranged:
-            counts = self._without_range(counts)
+            counts = self._without_range(counts, ranged)
         else:
             self.count_range(x, where, ends if sent is x else None)
         if self.spike_listener is not None:
@@ -187,19 +187,30 @@ class CalibratedNode(MBENode):
         asked = self._asked(calibrated=self.calibrated, accurate=self._accurate_numbers(dtype))
         return numba_cpu.for_neurons().words_of(asked, [self._buffers[name] for name in COUNTERS])
 
-    def _ranged(self, x: Tensor) -> dict[str, Any]:
-        """What makes a kernel count what leaves the range, off the CPU, where nobody waits for its ends."""
+    def _ranged(self, x: Tensor, dtype: torch.dtype | None = None) -> dict[str, Any]:
+        """What makes a kernel count what of x, or of a dtype, leaves the range, off the CPU: nobody waits for its ends.
+
+        It adds to this neuron's counters, unless torch's dispatcher stands between.
+        """
         if x.device.type == "cpu":
             return {}
-        return {"calibrated": self.calibrated, "accurate": self._accurate_numbers(x.dtype)}
+        own = [self._buffers[name] for name in COUNTERS] if operator.unwatched(x) else None
+        return {
+            "calibrated": self.calibrated,
+            "accurate": self._accurate_numbers(dtype or x.dtype),
+            "counters": own,
+        }
 
     def _accurate_numbers(self, dtype: torch.dtype) -> tuple[float, float] | None:
         """accurate_range() for a kernel."""
         return self.accurate_range(dtype)
 
-    def _without_range(self, counts: Tensor) -> Tensor:
+    def _without_range(self, counts: Tensor, ranged: dict[str, Any]) -> Tensor:
         """Counts of a kernel that was _ranged() less those of the range, which are added to this neuron's."""
-        add_inside([self], counts[-3:])
+        if ranged["counters"] is not None:  # by the kernel
+            return counts
+        for name, number in zip(COUNTERS, counts[-3:].unbind(), strict=True):
+            getattr(self, name).add_(number)
         return counts[:-3]
 
     def numerators(self, scores: Tensor, powers: Powers) -> Tensor | None:
@@ -229,7 +240,7 @@ class CalibratedNode(MBENode):
         listener, ranged = self.spike_listener, self._ranged(scores)
         y, ends, counts = self._by_kernel(scores, counted=listener is not None, scores=True, **ranged)
         if ranged:
-            counts = self._without_range(counts)
+            counts = self._without_range(counts, ranged)
         elif hold(self.calibrated, ends_of(scores, ends)):
             self.seen.add_(counts[-1])
         else:
@@ -259,11 +270,10 @@ class CalibratedNode(MBENode):
             and operator.unwatched(x)
         )
 
-    def asked_inside(self, device: torch.device) -> Asked:
-        """What such a kernel is told of it, which gives it float32 there and counts what leaves its range."""
-        x = torch.empty(0, device=device)
+    def asked_inside(self, x: Tensor) -> Asked:
+        """What such a kernel is told of it, which gives it float32 on the device of x and counts what leaves its range."""
         self._check_device(x)
-        return self._asked(**self._ranged(x))
+        return self._asked(**self._ranged(x, torch.float32))
 
     def decoded(self, x: Tensor, dim: int = -1) -> Tensor:
         """forward(x, dim) without hooks or counters."""
@@ -373,12 +383,6 @@ def fusing(backend: str, x: Tensor, *neurons: nn.Module) -> list[CalibratedNode]
     """The neurons, if an operator may compute all of them inside a kernel of its own on this backend."""
     found = [neuron for neuron in neurons if isinstance(neuron, CalibratedNode) and neuron.fuses(backend, x)]
     return found if len(found) == len(neurons) else None
-
-
-def add_inside(neurons: Sequence[CalibratedNode], counts: Tensor) -> None:
-    """Add what a kernel has counted of the neurons' inputs: for each seen, outside and beyond."""
-    own = [getattr(neuron, name) for neuron in neurons for name in COUNTERS]
-    torch._foreach_add_(own, list(counts.unbind()))  # one launch on a GPU
 
 
 def words_inside(x: Tensor, *neurons: nn.Module) -> list[Words] | None:

@@ -12,7 +12,7 @@ from mbe_plugin.kernels.backends import PLAIN
 from mbe_plugin.kernels.numba_cpu import DTYPES
 from mbe_plugin.neuron.scaling import compute_dtype
 from mbe_plugin.operators.base import SpikingOperator
-from mbe_plugin.operators.neuron import CalibratedNode, NeuronFactory, add_inside, fusing, words_inside
+from mbe_plugin.operators.neuron import CalibratedNode, NeuronFactory, fusing, words_inside
 
 
 class Normalization(SpikingOperator):
@@ -59,12 +59,10 @@ class Normalization(SpikingOperator):
             return None
         from mbe_plugin.kernels.triton_gpu import norms
 
-        deviation, rsqrt = (neuron.asked_inside(x.device) for neuron in neurons)
+        deviation, rsqrt = (neuron.asked_inside(x) for neuron in neurons)
         if deviation.form != "identity" or not 0 < columns <= norms.MOST_COLUMNS:
             return None
-        y, counts = norms.normalized(x, columns, eps, self.centered, weight, bias, deviation, rsqrt)
-        add_inside(neurons, counts)
-        return y
+        return norms.normalized(x, columns, eps, self.centered, weight, bias, deviation, rsqrt)
 
     def _on_cpu(
         self, x: Tensor, columns: int, eps: float, weight: Tensor | None, bias: Tensor | None

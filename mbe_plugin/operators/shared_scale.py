@@ -74,7 +74,7 @@ class SharedScaleNode(CalibratedNode):
             sent, asked, shared=self.shared, exponents=exponents, dim=dim, **ranged
         )
         if ranged:
-            self._without_range(counts)
+            self._without_range(counts, ranged)
         elif self.shared != "channel":
             self.count_range(x, where, ends if sent is x else None)
         elif not hold(self.calibrated, ends_of(x, ends)):

@@ -10,7 +10,6 @@ from mbe_plugin.operators.base import SpikingOperator
 from mbe_plugin.operators.neuron import (
     CalibratedNode,
     NeuronFactory,
-    add_inside,
     fusing,
     within,
     words_inside,
@@ -203,14 +202,12 @@ def _in_one_pass(
         return None
     from mbe_plugin.kernels.triton_gpu import attention
 
-    exp2, reciprocal, mixed, *weights = (neuron.asked_inside(q.device) for neuron in neurons)
+    exp2, reciprocal, mixed, *weights = (neuron.asked_inside(q) for neuron in neurons)
     identities = {asked.form for asked in (mixed, *weights)} == {"identity"}
     if not identities or not attention.has_kernel(q, k, v, mask):
         return None
     coder = weights[0] if weights else None
-    out, counts = attention.attended(q, k, v, float(scale), mask, is_causal, exp2, reciprocal, coder, mixed)
-    add_inside(neurons, counts[: 3 * len(neurons)])
-    return out
+    return attention.attended(q, k, v, float(scale), mask, is_causal, exp2, reciprocal, coder, mixed)
 
 
 def _encode(encoder: nn.Module, x: Tensor, dim: int) -> Tensor:

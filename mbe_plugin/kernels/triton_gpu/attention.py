@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from math import frexp
 from typing import Any
 
@@ -11,7 +10,17 @@ from torch import Tensor
 
 from mbe_plugin.kernels.asked import Asked
 from mbe_plugin.kernels.triton_gpu import DTYPES
-from mbe_plugin.kernels.triton_gpu.calls import bits, constants, limits, parts, power_of_two, tables
+from mbe_plugin.kernels.triton_gpu.calls import (
+    bits,
+    cells_of,
+    constants,
+    in_ptx,
+    laid_out,
+    limits,
+    parts,
+    power_of_two,
+    tables,
+)
 from mbe_plugin.kernels.triton_gpu.compiled import attention
 
 QUERIES, KEYS, WARPS = 64, 32, 4  # of a tile, and of the program that computes it
@@ -19,6 +28,7 @@ QUERIES, KEYS, WARPS = 64, 32, 4  # of a tile, and of the program that computes 
 REGISTERS = 128
 MOST_WIDE = 256  # of a head, whose queries a program's registers hold
 COUNTED_ELSEWHERE = ("COUNTED", "SLOTS", "RANGED")
+MOST_KEYS = 1 << 30  # whose counts 32 bits hold
 
 
 def has_kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> bool:
@@ -33,6 +43,7 @@ def has_kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> bool:
         and 0 < q.shape[-1] <= MOST_WIDE
         and 0 < v.shape[-1] <= MOST_WIDE
         and min(q.numel(), k.numel()) > 0
+        and k.shape[-2] < MOST_KEYS
         and (mask is None or (mask.dim() <= q.dim() and mask.dtype != torch.float64))
     )
 
@@ -40,36 +51,36 @@ def has_kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> bool:
 def attended(
     q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None, causal: bool,
     exp2: Asked, reciprocal: Asked, weights: Asked | None, mixed: Asked, sizes: tuple[int, int] = (QUERIES, KEYS),
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The rows [..., L, V] of operators.Attention for queries [..., L, E], keys and values, in their dtype; 12 counts.
+) -> Tensor:  # fmt: skip
+    """The rows [..., L, V] of operators.Attention for queries [..., L, E], keys and values, in their dtype.
 
-    Each neuron with its range; those of ``weights`` and ``mixed`` are identities. Counts: the three of Asked for exp2,
-    reciprocal, mixed and weights. Products are float32's, by tensor cores: of three of their numbers (tf32x3) where one is
-    not exact, as it is for 16 bits.
+    Each neuron with its range and counters; those of ``weights`` and ``mixed`` are identities. Products are float32's, by
+    tensor cores: of three of their numbers (tf32x3) where one is not exact, as it is for 16 bits.
     """
     q, k, v = (t if t.stride(-1) == 1 else t.contiguous() for t in (q, k, v))
     lead, queries, keys = q.shape[:-2], q.shape[-2], k.shape[-2]
     out = torch.empty_like(q) if v.shape[-1] == q.shape[-1] else q.new_empty(*lead, queries, v.shape[-1])
     if out.stride(-1) != 1:
         out = q.new_empty(*lead, queries, v.shape[-1])
-    found = torch.zeros(12, dtype=torch.int64, device=q.device)
-    kind, seen = _masking(mask, (*lead, queries, keys), q)
-    ranges = [limits(asked or mixed, torch.float32) for asked in (exp2, reciprocal, weights, mixed)]
+    kind, masked = _masking(mask, (*lead, queries, keys), q)
+    neurons = (exp2, reciprocal, weights or mixed, mixed)
+    ranges = [limits(asked, torch.float32) for asked in neurons]
     shown = [number for *range_of, most in ranges for number in range_of]
+    counted = [counter for asked in neurons for counter in asked.counters or ()]
+    cells = cells_of(exp2)
     wide, value_wide = (max(power_of_two(t.shape[-1]), 16) for t in (q, v))
     exact = q.dtype != torch.float32 and frexp(scale)[0] == 0.5
     strides = [stride for t in (q, k, v, out) for stride in _in_four(t).stride()[:3]]
     with torch.cuda.device_of(q):
         attention.attend[(parts(queries, sizes[0]) * lead.numel(),)](
-            bits(q), bits(k), bits(v), seen, bits(out), *tables(exp2), *tables(reciprocal), found, *shown, ranges[0][-1],
-            scale, lead[-1] if lead else 1, queries, keys, q.shape[-1], v.shape[-1], *strides, *seen.stride()[-4:],
-            **_named("E", exp2), **_named("R", reciprocal), WEIGHT_BITS=weights.kept_bits if weights else 0,
-            MIXED_BITS=mixed.kept_bits, MASK=kind, CAUSAL=causal, DTYPE=DTYPES[q.dtype],
-            PRECISION="tf32" if exact else "tf32x3", IN_PLACE=os.environ.get("TRITON_INTERPRET") != "1",
-            QUERIES=sizes[0], KEYS=sizes[1], WIDE=wide, VALUE_WIDE=value_wide, num_warps=WARPS, num_stages=1,
-            maxnreg=REGISTERS, enable_fp_fusion=False,
+            bits(q), bits(k), bits(v), masked, bits(out), *tables(exp2), laid_out(exp2, cells), *tables(reciprocal),
+            *counted, *shown, ranges[0][-1], scale, lead[-1] if lead else 1, queries, keys, q.shape[-1], v.shape[-1],
+            *strides, *masked.stride()[-4:], **_named("E", exp2, cells), **_named("R", reciprocal),
+            WEIGHT_BITS=weights.kept_bits if weights else 0, MIXED_BITS=mixed.kept_bits, MASK=kind, CAUSAL=causal,
+            DTYPE=DTYPES[q.dtype], PRECISION="tf32" if exact else "tf32x3", PTX=in_ptx(), QUERIES=sizes[0], KEYS=sizes[1],
+            WIDE=wide, VALUE_WIDE=value_wide, num_warps=WARPS, num_stages=1, maxnreg=REGISTERS, enable_fp_fusion=False,
         )  # fmt: skip
-    return out, found
+    return out
 
 
 def _in_four(t: Tensor) -> Tensor:
@@ -85,8 +96,10 @@ def _masking(mask: Tensor | None, shape: tuple[int, ...], q: Tensor) -> tuple[st
     return kind, mask.expand(shape)[(None,) * (4 - len(shape))]
 
 
-def _named(prefix: str, asked: Asked) -> dict[str, Any]:
+def _named(prefix: str, asked: Asked, cells: int = 0) -> dict[str, Any]:
     """constants() under the names that the kernel has for this neuron."""
     return {
-        f"{prefix}_{name}": value for name, value in constants(asked).items() if name not in COUNTED_ELSEWHERE
+        f"{prefix}_{name}": value
+        for name, value in constants(asked, cells).items()
+        if name not in COUNTED_ELSEWHERE
     }

@@ -17,17 +17,19 @@ def count(place, what):
 
 
 @triton.jit
-def widened(packed):
-    """``leaving`` of fewer than 2^16 elements, summed up, in 64 bits: outside in the upper half, beyond in the lower."""
-    return ((packed >> 16).to(tl.int64) << 32) + (packed & 0xFFFF).to(tl.int64)
+def add_range(outside, beyond, lost, kept):
+    """Add to two counters how many left a range, accuracy lost or kept."""
+    if lost > 0:
+        tl.atomic_add(outside, lost.to(tl.int64), sem="relaxed")
+    if kept > 0:
+        tl.atomic_add(beyond, kept.to(tl.int64), sem="relaxed")
 
 
 @triton.jit
-def add_range(places, both):
-    """Add to two counters, outside and beyond, what ``widened`` gave, summed up over whatever there is."""
-    if both > 0:  # most programs have nothing to say
-        tl.atomic_add(places, both >> 32, sem="relaxed")
-        tl.atomic_add(places + 1, both & 0xFFFFFFFF, sem="relaxed")
+def add_once(place, number):
+    """Add a number of the whole call to a counter: the first program does."""
+    if tl.program_id(0) == 0:
+        tl.atomic_add(place, number.to(tl.int64), sem="relaxed")
 
 
 @triton.jit

@@ -1,16 +1,19 @@
-"""What a neuron reads of a reduced input, and which spikes it sends for it: closed, first_spike, steps and banks."""
+"""What a neuron reads of a reduced input, and which spikes it sends for it: closed, first_spike, steps, banks and cells."""
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 
+from mbe_plugin.kernels.triton_gpu.compiled.cells import bank_numbers, find_bank_by_cells
 from mbe_plugin.kernels.triton_gpu.compiled.counting import count_keys, count_spikes
 from mbe_plugin.kernels.triton_gpu.compiled.numbers import (
     FIELD,
     MAGNITUDE,
     MANTISSA,
     SMALLEST_NORMAL,
+    at_least,
+    at_most,
     bits_of,
     float_of,
     look_up,
@@ -21,17 +24,24 @@ MOST_COMPARED = tl.constexpr(12)  # break points that are compared one by one; m
 
 
 @triton.jit
-def find_bank(
-    reduced, breakpoints, SEGMENTS: tl.constexpr, LEVELS: tl.constexpr, MIRRORED: tl.constexpr, OCTAVES: tl.constexpr,
-    IN_PLACE: tl.constexpr,
-):  # fmt: skip
-    """The bank that each reduced input drives; LEVELS: the binary digits of SEGMENTS - 1; IN_PLACE: see ``look_up``."""
+def compared_of(reduced, MIRRORED: tl.constexpr, OCTAVES: tl.constexpr):
+    """What is compared with the break points."""
     compared = reduced
     if OCTAVES:
         normal = tl.maximum(bits_of(reduced) & MAGNITUDE, 1 << 23)
         compared = float_of((normal & MANTISSA) | (126 << 23))
     elif MIRRORED:
         compared = tl.abs(reduced)
+    return compared
+
+
+@triton.jit
+def find_bank(
+    reduced, breakpoints, SEGMENTS: tl.constexpr, LEVELS: tl.constexpr, MIRRORED: tl.constexpr, OCTAVES: tl.constexpr,
+    PTX: tl.constexpr,
+):  # fmt: skip
+    """The bank that each reduced input drives; LEVELS: the binary digits of SEGMENTS - 1; PTX: see numbers.py."""
+    compared = compared_of(reduced, MIRRORED, OCTAVES)
     segment = tl.zeros_like(reduced).to(tl.int32)
     if SEGMENTS <= MOST_COMPARED + 1:
         for b in tl.static_range(SEGMENTS - 1):
@@ -44,10 +54,10 @@ def find_bank(
         for level in tl.static_range(3, LEVELS):
             tried = segment + (1 << (LEVELS - 1 - level))
             if SEGMENTS == 1 << LEVELS:
-                segment = tl.where(compared >= look_up(breakpoints, tried - 1, IN_PLACE), tried, segment)
+                segment = tl.where(compared >= look_up(breakpoints, tried - 1, PTX), tried, segment)
             else:
                 there = tried < SEGMENTS
-                point = look_up(breakpoints, tl.where(there, tried - 1, 0), IN_PLACE)
+                point = look_up(breakpoints, tl.where(there, tried - 1, 0), PTX)
                 segment = tl.where(there & (compared >= point), tried, segment)
     if MIRRORED:
         segment += (reduced < 0.0).to(tl.int32) * SEGMENTS
@@ -113,21 +123,45 @@ def count_first_spike(
 
 
 @triton.jit
+def code_of(membrane, T: tl.constexpr, PTX: tl.constexpr):
+    """The whole number whose T digits are the spikes of a membrane times 2^T; NaN for NaN."""
+    code = at_most(at_least(membrane, 0.0), (1 << T) - 1.0)
+    # that Triton's floor takes subnormal numbers for 0 changes nothing
+    return whole_below_positive(code, PTX) if T < 24 else tl.floor(code)
+
+
+@triton.jit
+def decode_by_cells(
+    reduced, taken, counters, breakpoints, laid_out, MIRRORED: tl.constexpr, OCTAVES: tl.constexpr, T: tl.constexpr,
+    N: tl.constexpr, SEGMENTS: tl.constexpr, COUNTED: tl.constexpr, BINS: tl.constexpr, CELLS: tl.constexpr,
+    PTX: tl.constexpr,
+):  # fmt: skip
+    """decode_closed of banks of one basis each, by the tables of cells.py."""
+    compared = compared_of(reduced, MIRRORED, OCTAVES)
+    bank = find_bank_by_cells(compared, laid_out, breakpoints, SEGMENTS, CELLS, PTX)
+    if MIRRORED:
+        bank += (reduced < 0.0).to(tl.int32) * SEGMENTS
+    offset, gain, weight, bias = bank_numbers(laid_out, bank, CELLS, PTX)
+    code = code_of((reduced - offset) * gain, T, PTX)  # by 2^T at once or afterwards is the same above 2^-126
+    if COUNTED:
+        digits = tl.where(code > 0.0, code, 0.0).to(tl.int32)  # NaN sends nothing
+        count_digits(bank, digits, taken, counters, N, T, N, BINS)
+    return code * (1.0 / (1 << T)) * weight + bias
+
+
+@triton.jit
 def decode_closed(
     reduced, bank, taken, counters, weight, bias, offset, gain,
     T: tl.constexpr, N: tl.constexpr, BANKS: tl.constexpr, COUNTED: tl.constexpr, BINS: tl.constexpr,
-    IN_PLACE: tl.constexpr,
+    PTX: tl.constexpr,
 ):  # fmt: skip
     """closed.decode, and its spikes."""
-    SPREAD: tl.constexpr = IN_PLACE and BANKS > 1
+    SPREAD: tl.constexpr = PTX and BANKS > 1
     y = tl.zeros_like(reduced)
     for place in range(N // BANKS):
         row = bank * (N // BANKS) + place
-        code = (reduced - look_up(offset, row, SPREAD)) * look_up(gain, row, SPREAD) * (1 << T)
-        code = tl.where(code < 0.0, 0.0, code)
-        code = tl.where(code > (1 << T) - 1, (1 << T) - 1.0, code)
-        # that Triton's floor takes subnormal numbers for 0 changes nothing
-        code = whole_below_positive(code) if T < 24 else tl.floor(code)
+        membrane = (reduced - look_up(offset, row, SPREAD)) * look_up(gain, row, SPREAD)
+        code = code_of(membrane * (1 << T), T, SPREAD)
         y += code * (1.0 / (1 << T)) * look_up(weight, row, SPREAD)
         if COUNTED:
             digits = tl.where(code > 0.0, code, 0.0).to(tl.int32)  # NaN sends nothing
@@ -139,10 +173,10 @@ def decode_closed(
 def decode_steps(
     reduced, bank, taken, counters, threshold, reset, intensity, weight, bias, offset, gain,
     T: tl.constexpr, N: tl.constexpr, BANKS: tl.constexpr, COUNTED: tl.constexpr, BINS: tl.constexpr,
-    IN_PLACE: tl.constexpr,
+    PTX: tl.constexpr,
 ):  # fmt: skip
     """steps.decode, and its spikes."""
-    SPREAD: tl.constexpr = IN_PLACE and BANKS > 1
+    SPREAD: tl.constexpr = PTX and BANKS > 1
     y = tl.zeros_like(reduced)
     for place in range(N // BANKS):
         row = bank * (N // BANKS) + place

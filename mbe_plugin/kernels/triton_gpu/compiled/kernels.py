@@ -5,10 +5,11 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from mbe_plugin.kernels.triton_gpu.compiled.counting import add_range, count, widened
+from mbe_plugin.kernels.triton_gpu.compiled.counting import add_once, add_range, count
 from mbe_plugin.kernels.triton_gpu.compiled.decoding import (
     count_first_spike,
     count_identity,
+    decode_by_cells,
     decode_closed,
     decode_first_spike,
     decode_steps,
@@ -18,6 +19,7 @@ from mbe_plugin.kernels.triton_gpu.compiled.decoding import (
 )
 from mbe_plugin.kernels.triton_gpu.compiled.numbers import (
     LEAST_INTEGER,
+    at_least,
     block_start,
     in_order,
     power_of_two,
@@ -37,12 +39,13 @@ DEEPEST = tl.constexpr(-125.0)  # operators.softmax's
 
 @triton.jit
 def decode(
-    x, asked, counts, threshold, reset, intensity, weight, bias, offset, gain, breakpoints,
+    x, asked, counts, threshold, reset, intensity, weight, bias, offset, gain, breakpoints, laid_out,
     FORM: tl.constexpr, KIND: tl.constexpr, POWER: tl.constexpr, ONE_SIDED: tl.constexpr, MIRRORED: tl.constexpr,
     OCTAVES: tl.constexpr, KEPT_BITS: tl.constexpr, T: tl.constexpr, N: tl.constexpr, BANKS: tl.constexpr,
-    LEVELS: tl.constexpr, BINS: tl.constexpr, COUNTED: tl.constexpr, SLOTS: tl.constexpr, IN_PLACE: tl.constexpr = False,
+    LEVELS: tl.constexpr, BINS: tl.constexpr, CELLS: tl.constexpr, COUNTED: tl.constexpr, SLOTS: tl.constexpr,
+    PTX: tl.constexpr,
 ):  # fmt: skip
-    """The decoded values of x; what ``asked`` elements send is added to counts [SLOTS]. IN_PLACE: see ``look_up``."""
+    """The decoded values of x; what ``asked`` elements send is added to counts [SLOTS]. PTX: see numbers.py."""
     if FORM == "identity":
         taken = is_normal(x) & asked
         y = encode_identity(x, KEPT_BITS)
@@ -55,19 +58,24 @@ def decode(
             y = decode_first_spike(reduced, KEPT_BITS, 1.0 / (1 << T))
             if COUNTED:
                 count_first_spike(reduced, taken, counts, KEPT_BITS, T, N, BINS)
+        elif CELLS > 0:
+            y = decode_by_cells(
+                reduced, taken, counts, breakpoints, laid_out, MIRRORED, OCTAVES, T, N,
+                BANKS // 2 if MIRRORED else BANKS, COUNTED, BINS, CELLS, PTX,
+            )  # fmt: skip
         else:
             bank = 0
             if BANKS > 1:
                 SEGMENTS: tl.constexpr = BANKS // 2 if MIRRORED else BANKS
-                bank = find_bank(reduced, breakpoints, SEGMENTS, LEVELS, MIRRORED, OCTAVES, IN_PLACE)
+                bank = find_bank(reduced, breakpoints, SEGMENTS, LEVELS, MIRRORED, OCTAVES, PTX)
             if FORM == "closed":
                 y = decode_closed(
-                    reduced, bank, taken, counts, weight, bias, offset, gain, T, N, BANKS, COUNTED, BINS, IN_PLACE,
+                    reduced, bank, taken, counts, weight, bias, offset, gain, T, N, BANKS, COUNTED, BINS, PTX,
                 )  # fmt: skip
             else:
                 y = decode_steps(
                     reduced, bank, taken, counts, threshold, reset, intensity, weight, bias, offset, gain,
-                    T, N, BANKS, COUNTED, BINS, IN_PLACE,
+                    T, N, BANKS, COUNTED, BINS, PTX,
                 )  # fmt: skip
         y = restore(y, x, exponent, active, KIND, POWER, ONE_SIDED)
     if SLOTS > 0 and KIND != "none" and KIND != "clip":
@@ -84,24 +92,16 @@ def limits_of(calibrated, accurate_low, accurate_high, most):
 
 
 @triton.jit
-def leaving(x, asked, low, high, least, greatest, DTYPE: tl.constexpr):
-    """1 for what CalibratedNode.count_range counts as beyond, 2^16 for what is outside; limits: those of ``limits_of``."""
-    left = asked & is_outside(x, low, high, DTYPE)
-    return tl.where(left, tl.where(is_outside(x, least, greatest, DTYPE), 1 << 16, 1), 0)
-
-
-@triton.jit
-def count_range(x, asked, calibrated, accurate_low, accurate_high, most, places, DTYPE: tl.constexpr):
-    """CalibratedNode.count_range of a block: places [2], outside and beyond."""
+def count_range(
+    x, asked, calibrated, accurate_low, accurate_high, most, outside, beyond, DTYPE: tl.constexpr
+):
+    """Add to two counters what CalibratedNode.count_range counts of a block."""
     low, high, least, greatest = limits_of(calibrated, accurate_low, accurate_high, most)
-    add_range(places, widened(tl.sum(tl.ravel(leaving(x, asked, low, high, least, greatest, DTYPE)))))
-
-
-@triton.jit
-def note(place, number):
-    """Write a number of the call: the first program does."""
-    if tl.program_id(0) == 0:
-        tl.store(place, number.to(tl.int64))
+    left = asked & is_outside(x, low, high, DTYPE)
+    found = tl.sum(tl.ravel(left.to(tl.int32)))
+    if found > 0:  # most blocks have nothing to say
+        lost = tl.sum(tl.ravel((left & is_outside(x, least, greatest, DTYPE)).to(tl.int32)))
+        add_range(outside, beyond, lost, found - lost)
 
 
 @triton.jit
@@ -129,18 +129,27 @@ def shared_exponent(exponents, start, lane, inside, inner, along, SHARED: tl.con
 
 @triton.jit
 def neuron(
-    inputs, outputs, where, threshold, reset, intensity, weight, bias, offset, gain, breakpoints,
-    exponents, found, calibrated, accurate_low, accurate_high, most, size, inner, along,
+    inputs, outputs, where, threshold, reset, intensity, weight, bias, offset, gain, breakpoints, laid_out,
+    exponents, found, seen, outside, beyond, calibrated, accurate_low, accurate_high, most, size, columns, of_row, inner,
+    along,
     DTYPE: tl.constexpr, FORM: tl.constexpr, KIND: tl.constexpr, POWER: tl.constexpr, ONE_SIDED: tl.constexpr,
     MIRRORED: tl.constexpr, OCTAVES: tl.constexpr, KEPT_BITS: tl.constexpr, T: tl.constexpr, N: tl.constexpr,
-    BANKS: tl.constexpr, LEVELS: tl.constexpr, BINS: tl.constexpr, COUNTED: tl.constexpr, SLOTS: tl.constexpr,
-    MASKED: tl.constexpr, RANGED: tl.constexpr, SHARED: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr,
+    BANKS: tl.constexpr, LEVELS: tl.constexpr, BINS: tl.constexpr, CELLS: tl.constexpr, COUNTED: tl.constexpr,
+    SLOTS: tl.constexpr, MASKED: tl.constexpr, RANGED: tl.constexpr, STRIDED: tl.constexpr, SHARED: tl.constexpr,
+    WIDE: tl.constexpr, BLOCK: tl.constexpr, PTX: tl.constexpr,
 ):  # fmt: skip
-    """A block of elements. found: counts [SLOTS], then seen and [2] of count_range if RANGED."""
+    """A block of elements, as the output has them in memory; of the inputs, if STRIDED, rows of so many columns lie apart.
+
+    found: counts [SLOTS]. seen, outside, beyond: counters, if RANGED.
+    """
     start = block_start(tl.program_id(0), BLOCK)
     lane = tl.arange(0, BLOCK)
     inside = lane < tl.minimum(size - start, BLOCK).to(tl.int32)
-    x = read(inputs + start + lane, inside, 0.0, DTYPE)
+    at = start + lane
+    if STRIDED:
+        place = start.to(tl.int32) + lane
+        at = (place // columns).to(tl.int64) * of_row + place % columns
+    x = read(inputs + at, inside, DTYPE)
     asked = inside
     if MASKED:
         asked = inside & (tl.load(where + start + lane, mask=inside, other=0) != 0)
@@ -156,25 +165,24 @@ def neuron(
             accurate_high = tl.minimum(power_of_two(exponent), most)
             accurate_low = -accurate_high
         WORK: tl.constexpr = "float32" if SHARED == "channel" else DTYPE
-        count_range(ranged, asked, calibrated, accurate_low, accurate_high, most, found + (SLOTS + 1), WORK)
+        count_range(ranged, asked, calibrated, accurate_low, accurate_high, most, outside, beyond, WORK)
         if MASKED:
-            count(found + SLOTS, asked)
+            count(seen, asked)
         else:
-            note(found + SLOTS, tl.zeros([], tl.int64) + size)
+            add_once(seen, tl.zeros([], tl.int64) + size)
     y = decode(
-        x, asked, found, threshold, reset, intensity, weight, bias, offset, gain, breakpoints,
-        FORM, KIND, POWER, ONE_SIDED, MIRRORED, OCTAVES, KEPT_BITS, T, N, BANKS, LEVELS, BINS, COUNTED, SLOTS,
+        x, asked, found, threshold, reset, intensity, weight, bias, offset, gain, breakpoints, laid_out,
+        FORM, KIND, POWER, ONE_SIDED, MIRRORED, OCTAVES, KEPT_BITS, T, N, BANKS, LEVELS, BINS, CELLS, COUNTED, SLOTS, PTX,
     )  # fmt: skip
     if SHARED != "":
         y = shifted(y, exponent)
-    write(outputs + start + lane, y, inside, DTYPE)
+    write(outputs + start + lane, y, inside, DTYPE, PTX)
 
 
 @triton.jit
 def in_log2(score):
     """A score in units of log 2; a mask that is finite stays finite."""
-    power = score * LOG2_E
-    return tl.where(power < LOWEST, LOWEST, power)
+    return at_least(score * LOG2_E, LOWEST)
 
 
 @triton.jit
@@ -191,12 +199,12 @@ def row_shift(scores, present, columns, COLUMNS: tl.constexpr):
 
 @triton.jit
 def numerators(
-    inputs, outputs, threshold, reset, intensity, weight, bias, offset, gain, breakpoints,
-    found, calibrated, accurate_low, accurate_high, most, rows, columns,
+    inputs, outputs, threshold, reset, intensity, weight, bias, offset, gain, breakpoints, laid_out,
+    found, seen, outside, beyond, calibrated, accurate_low, accurate_high, most, rows, columns,
     FORM: tl.constexpr, KIND: tl.constexpr, POWER: tl.constexpr, ONE_SIDED: tl.constexpr, MIRRORED: tl.constexpr,
     OCTAVES: tl.constexpr, KEPT_BITS: tl.constexpr, T: tl.constexpr, N: tl.constexpr, BANKS: tl.constexpr,
-    LEVELS: tl.constexpr, BINS: tl.constexpr, COUNTED: tl.constexpr, SLOTS: tl.constexpr, RANGED: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    LEVELS: tl.constexpr, BINS: tl.constexpr, CELLS: tl.constexpr, COUNTED: tl.constexpr, SLOTS: tl.constexpr,
+    RANGED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, PTX: tl.constexpr,
 ):  # fmt: skip
     """2^z of some rows of scores, float32, z as operators.softmax has it; found: as for ``neuron``."""
     start = block_start(tl.program_id(0), ROWS)
@@ -212,12 +220,13 @@ def numerators(
         sent = (z > DEEPEST) & (x != -float("inf"))
         z = tl.where(sent | (z != z), z, 0.0)
         y = decode(
-            z, sent & inside, found, threshold, reset, intensity, weight, bias, offset, gain, breakpoints,
-            FORM, KIND, POWER, ONE_SIDED, MIRRORED, OCTAVES, KEPT_BITS, T, N, BANKS, LEVELS, BINS, COUNTED, SLOTS,
+            z, sent & inside, found, threshold, reset, intensity, weight, bias, offset, gain, breakpoints, laid_out,
+            FORM, KIND, POWER, ONE_SIDED, MIRRORED, OCTAVES, KEPT_BITS, T, N, BANKS, LEVELS, BINS, CELLS, COUNTED, SLOTS,
+            PTX,
         )  # fmt: skip
         if RANGED:
             count_range(
-                z, sent & inside, calibrated, accurate_low, accurate_high, most, found + (SLOTS + 1), "float32",
-            )  # fmt: skip
-            count(found + SLOTS, sent & inside)
+                z, sent & inside, calibrated, accurate_low, accurate_high, most, outside, beyond, "float32"
+            )
+            count(seen, sent & inside)
         tl.store(outputs + at + first + lane, tl.where(sent | (z != z), y, 0.0), mask=inside)

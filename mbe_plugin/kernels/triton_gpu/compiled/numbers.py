@@ -1,4 +1,7 @@
-"""Floats by their bits: reading and writing three dtypes as float32, powers of two, the order of floats as integers."""
+"""Floats by their bits: reading and writing three dtypes as float32, powers of two, the order of floats as integers.
+
+PTX, wherever a function has it: in the GPU's own instructions, which Triton's interpreter does not know.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,9 @@ FIELD = tl.constexpr(0xFF)
 LEAST_INTEGER = tl.constexpr(-(2**31))
 LARGEST_INTEGER = tl.constexpr(2**31 - 1)
 SMALLEST_NORMAL = tl.constexpr(2.0**-126)
+# added to a number, they leave it no fraction: to one from 0 to 2^23, and to one within 2^22 of 0
+POSITIVE = tl.constexpr(8388608.0)
+SIGNED = tl.constexpr(12582912.0)
 
 
 @triton.jit
@@ -26,22 +32,24 @@ def float_of(bits):
 
 
 @triton.jit
-def read(pointer, inside, other, DTYPE: tl.constexpr):
-    """Numbers as float32, exactly; ``other`` where not inside. bfloat16 comes as int16."""
+def read(pointer, inside, DTYPE: tl.constexpr):
+    """Numbers as float32, exactly; 0 where not inside. bfloat16 comes as int16."""
     if DTYPE == "bfloat16":
-        bits = tl.load(pointer, mask=inside, other=0).to(tl.int32) << 16
-        return tl.where(inside, float_of(bits), other)
+        return float_of(tl.load(pointer, mask=inside, other=0).to(tl.int32) << 16)
     else:
-        return tl.load(pointer, mask=inside, other=other).to(tl.float32)
+        return tl.load(pointer, mask=inside, other=0.0).to(tl.float32)
 
 
 @triton.jit
-def write(pointer, y, inside, DTYPE: tl.constexpr):
+def write(pointer, y, inside, DTYPE: tl.constexpr, PTX: tl.constexpr):
     """float32 numbers in the output's dtype, rounded to nearest even."""
-    if DTYPE == "bfloat16":  # Triton's interpreter would cut the bits off
-        bits = bits_of(tl.where(y == y, y, 0.0))
-        rounded = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16
-        tl.store(pointer, tl.where(y == y, rounded, 0x7FC0).to(tl.int16), mask=inside)
+    if DTYPE == "bfloat16":
+        if PTX:
+            rounded = y.to(tl.bfloat16).to(tl.int16, bitcast=True)
+        else:  # Triton's interpreter would cut the bits off
+            bits = bits_of(tl.where(y == y, y, 0.0))
+            rounded = ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).to(tl.int16)
+        tl.store(pointer, tl.where(y == y, rounded, 0x7FC0), mask=inside)
     else:
         tl.store(pointer, y.to(pointer.dtype.element_ty), mask=inside)
 
@@ -103,24 +111,47 @@ def whole_below(x):
 
 
 @triton.jit
-def whole_below_positive(x):
+def rounded_down(x, SHIFTER: tl.constexpr, PTX: tl.constexpr):
+    """x + SHIFTER rounded down, which must lie where floats are whole and no further apart; PTX: see the file."""
+    if PTX:
+        return tl.inline_asm_elementwise(
+            "add.rm.f32 $0, $1, $2;", "=f,f,f", [x, SHIFTER], dtype=tl.float32, is_pure=True, pack=1
+        )
+    else:
+        nearest = x + SHIFTER
+        return tl.where(nearest - SHIFTER > x, nearest - 1.0, nearest)
+
+
+@triton.jit
+def whole_below_positive(x, PTX: tl.constexpr):
     """floor(x) for 0 <= x < 2^23; NaN stays what it is."""
-    nearest = (x + 8388608.0) - 8388608.0
-    return tl.where(nearest > x, nearest - 1.0, nearest)
+    return rounded_down(x, POSITIVE, PTX) - POSITIVE
+
+
+@triton.jit
+def at_least(x, limit):
+    """The larger of two numbers, NaN where one is."""
+    return tl.maximum(x, limit, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def at_most(x, limit):
+    """The smaller of two numbers, NaN where one is."""
+    return tl.minimum(x, limit, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit
 def integer_of(whole):
     """A whole number within 2^22 of 0 as an integer."""
-    return bits_of(whole + 12582912.0) - 0x4B400000
+    return bits_of(whole + SIGNED) - 0x4B400000
 
 
 @triton.jit
-def look_up(table, index, IN_PLACE: tl.constexpr):
-    """table[index]; IN_PLACE: without tl.load, for which Triton carries what a matrix product left to other threads."""
-    if IN_PLACE:
+def look_up(table, index, PTX: tl.constexpr):
+    """table[index]; PTX: see the file. For tl.load Triton carries what a matrix product left to other threads."""
+    if PTX:
         return tl.inline_asm_elementwise(
-            "{ .reg .u64 at; mad.wide.s32 at, $2, 4, $1; ld.global.nc.f32 $0, [at]; }",
+            "{ .reg .u64 at; mad.wide.u32 at, $2, 4, $1; ld.global.nc.f32 $0, [at]; }",
             "=f,l,r",
             [table.to(tl.int64), index],
             dtype=tl.float32,
@@ -129,6 +160,39 @@ def look_up(table, index, IN_PLACE: tl.constexpr):
         )
     else:
         return tl.load(table + index)
+
+
+@triton.jit
+def look_up_2(table, index, PTX: tl.constexpr):
+    """The two numbers of table [., 2] at index, which lie together; PTX: see the file."""
+    if PTX:
+        return tl.inline_asm_elementwise(
+            "{ .reg .u64 at; mad.wide.u32 at, $3, 8, $2; ld.global.nc.v2.f32 {$0, $1}, [at]; }",
+            "=f,=f,l,r",
+            [table.to(tl.int64), index],
+            dtype=(tl.float32, tl.float32),
+            is_pure=True,
+            pack=1,
+        )
+    else:
+        return tl.load(table + 2 * index), tl.load(table + 2 * index + 1)
+
+
+@triton.jit
+def look_up_4(table, index, PTX: tl.constexpr):
+    """The four numbers of table [., 4] at index, as look_up_2."""
+    if PTX:
+        return tl.inline_asm_elementwise(
+            "{ .reg .u64 at; mad.wide.u32 at, $5, 16, $4; ld.global.nc.v4.f32 {$0, $1, $2, $3}, [at]; }",
+            "=f,=f,=f,=f,l,r",
+            [table.to(tl.int64), index],
+            dtype=(tl.float32, tl.float32, tl.float32, tl.float32),
+            is_pure=True,
+            pack=1,
+        )
+    else:
+        at = table + 4 * index
+        return tl.load(at), tl.load(at + 1), tl.load(at + 2), tl.load(at + 3)
 
 
 @triton.jit
