@@ -8,7 +8,8 @@ Networks and their usual sizes are in speed_networks.py. Times are of interleave
 without counting events; ANN and SNN allocate their outputs alike, in inference mode. Memory is what one forward adds to
 the resident size at its peak (Linux), each in a process of its own; on a GPU to what torch has given out there. Nothing is
 printed unless every backend gives the bits of 'torch'; on a GPU, of a forward that counts events: without, operators are
-one kernel each, whose sums come in another order.
+one kernel each, whose sums come in another order. There both networks are also timed as graphs of CUDA, which they were
+captured in: what the GPU does, without the Python that tells it to.
 Writes results/model_speed.md and .csv (--out: another name).
 """
 
@@ -19,10 +20,11 @@ import itertools
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,7 @@ from benchmarks.speed_networks import NETWORKS, ON_GPU, Inputs, Loaded, output
 from mbe_plugin import MBEConfig
 
 MEBI = 1 << 20
+CAPTURED = ["captured: ANN, s", "SNN, s", "SNN / ANN"]
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,8 @@ class Row(Setting):
     time_ratio: float
     goal: float
     counting_ratio: float
+    captured_ann_seconds: float
+    captured_snn_seconds: float
     weights_mebibytes: float
     ann_mebibytes: float
     snn_mebibytes: float
@@ -72,6 +77,11 @@ class Row(Setting):
     def memory_ratio(self) -> float:
         """Of what a forward holds at its peak, the weights included."""
         return (self.weights_mebibytes + self.snn_mebibytes) / (self.weights_mebibytes + self.ann_mebibytes)
+
+    @property
+    def captured_ratio(self) -> float:
+        """Of the times as graphs of CUDA; NaN on a CPU."""
+        return self.captured_snn_seconds / self.captured_ann_seconds
 
 
 def main() -> None:
@@ -84,6 +94,7 @@ def main() -> None:
         write_csv(options.out.with_suffix(".csv"), Row, rows)
     header = "network backend simulation T batch tokens threads dtype".split()
     header += ["ANN, s", "SNN p20, s", "p50, s", "p80, s", "SNN / ANN", "goal", "counted / not"]
+    header += CAPTURED if options.device == "cuda" else []
     header += ["weights, MiB", "ANN, MiB", "SNN, MiB", "memory, SNN / ANN"]
     text = (
         f"# Speed of spiking networks\n\n{provenance()}. {options.rounds} interleaved forwards; images are of 224 x 224 "
@@ -109,10 +120,13 @@ def _on(device: str) -> str:
 def cells(row: Row) -> tuple[object, ...]:
     times = (row.ann_seconds, row.snn_p20, row.snn_seconds, row.snn_p80)
     size = row.batch, row.length or "", row.threads, row.dtype
+    seconds = row.captured_ann_seconds, row.captured_snn_seconds
+    captured = *(f"{each:.4f}" for each in seconds), f"{row.captured_ratio:.2f}"
     return (
         *(row.network, row.backend, row.simulate, row.time_steps, *size),
         *(f"{seconds:.4f}" for seconds in times),
         *(f"{row.time_ratio:.2f}", row.goal, f"{row.counting_ratio:.2f}"),
+        *(captured if row.device == "cuda" else ()),
         *(f"{row.weights_mebibytes:.0f}", f"{row.ann_mebibytes:.0f}", f"{row.snn_mebibytes:.0f}"),
         f"{row.memory_ratio:.2f}",
     )
@@ -145,7 +159,8 @@ def measure(setting: Setting, rounds: int) -> Row:
     base, (p20, p50, p80) = times["ann"][1], times["snn"]
     goal = NETWORKS[setting.network].goal if setting.device == "cpu" else ON_GPU
     ratios = p50 / base, goal, times["counted"][1] / p50
-    return Row(*vars(setting).values(), base, p20, p50, p80, *ratios, weights, ann, snn)
+    captured = (times[name][1] if name in times else nan for name in ("captured ann", "captured snn"))
+    return Row(*vars(setting).values(), base, p20, p50, p80, *ratios, *captured, weights, ann, snn)
 
 
 def _compiling() -> dict[str, float]:
@@ -193,10 +208,13 @@ def _timed(
         with mbe_plugin.count_spikes(snn):
             snn(**inputs)
 
-    seconds: dict[str, list[float]] = {"ann": [], "snn": [], "counted": []}
+    calls: dict[str, Callable[..., object]] = {"ann": ann, "snn": snn, "counted": counted}
     with torch.inference_mode():
+        if setting.device == "cuda":
+            calls |= {f"captured {name}": captured(calls[name], inputs) for name in ("ann", "snn")}
+        seconds: dict[str, list[float]] = {name: [] for name in calls}
         for number in range(1 + rounds):  # the first warms up
-            for name, call in {"ann": ann, "snn": snn, "counted": counted}.items():
+            for name, call in calls.items():
                 given = deepcopy(inputs)  # a cache is written into
                 _wait(setting)
                 started = time.perf_counter()
@@ -205,6 +223,20 @@ def _timed(
                 if number:
                     seconds[name].append(time.perf_counter() - started)
     return {name: quantiles(found) for name, found in seconds.items()}
+
+
+def captured(call: Callable[..., object], inputs: Inputs) -> Callable[..., object]:
+    """A forward of these inputs as a graph of CUDA; whatever it is given, it takes them."""
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):  # what the first calls set up is no part of it
+        call(**inputs)
+        call(**inputs)
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call(**inputs)
+    return lambda **_: graph.replay()
 
 
 def _wait(setting: Setting) -> None:

@@ -3,7 +3,8 @@
     python -m benchmarks.speed [--device cpu] [--backends torch numba] [--elements 12582912] [--threads 2] [--rounds 15]
     python -m benchmarks.speed --device cuda          # the same table for the GPU that is here, with Triton
 
-A call is the decoded value of every element. Two baselines: torch.ops.aten.gelu.out writes into an output that is there
+A call is the decoded value of every element; counted, of an MBENode's spike_counts(), which kernels find in the same pass.
+Two baselines: torch.ops.aten.gelu.out writes into an output that is there
 already; F.gelu allocates its own, as the neurons and the networks do, which for 50 MB on a CPU takes longer than the
 function. Rounds are interleaved after a warm-up and timed by the clock, on a GPU by CUDA's events. Nothing is printed
 unless each backend has given the bits of 'torch' and its counts before.
@@ -25,9 +26,10 @@ from torch import Tensor
 
 from benchmarks._common import DTYPES, RESULTS, markdown_table, provenance, quantiles, write_csv
 from mbe_plugin import MBENode, fit
+from mbe_plugin.fitting.segments import identity_tables
 
-# simulation: (bases, family)
-NEURONS: dict[str, tuple[int, Any]] = {"closed": (64, "routed"), "steps": (4, "published")}
+# GELU in closed form and, as published, by steps; what encodes the inputs of layers and products
+NEURONS = {"closed": 64, "steps": 4, "identity": 8}  # bases
 COMPARED = 1 << 20  # elements that every backend computes before it is timed
 WARM_UP = 3
 
@@ -52,6 +54,7 @@ class Row:
     p80: float
     ratio: float
     allocating_ratio: float
+    counting_ratio: float
 
 
 def main() -> None:
@@ -60,12 +63,21 @@ def main() -> None:
     rows = [row for elements in options.elements for row in measured(options, elements)]
     out = options.out or RESULTS / f"speed_{options.device}"
     header = "neuron N T dtype backend elements".split()
-    header += ["GELU, ms", "allocating, ms", "p20, ms", "p50, ms", "p80, ms", "times GELU", "allocating"]
+    header += [
+        "GELU, ms",
+        "allocating, ms",
+        "p20, ms",
+        "p50, ms",
+        "p80, ms",
+        "times GELU",
+        "allocating",
+        "counted / not",
+    ]
     where = f", {torch.cuda.get_device_name()}" if options.device == "cuda" else ""
     text = (
         f"# Speed of one neuron's kernel\n\n{provenance()}{where}. {options.rounds} interleaved rounds after {WARM_UP} to "
-        "warm up; GELU is torch.ops.aten.gelu.out into an output that is there already, allocating F.gelu; the neurons (of "
-        "GELU) allocate. Every backend gave the bits and the counts of 'torch' before.\n\n"
+        "warm up; GELU is torch.ops.aten.gelu.out into an output that is there already, allocating F.gelu; the neurons (closed "
+        "and steps: GELU's) allocate. Every backend gave the bits and the counts of 'torch' before.\n\n"
         + markdown_table(header, [cells(row) for row in rows])
     )
     print(text)
@@ -77,7 +89,11 @@ def cells(row: Row) -> tuple[object, ...]:
     seconds = row.gelu_p50, row.allocating_p50, row.p20, row.p50, row.p80
     times = (f"{1e3 * each:.3f}" for each in seconds)
     plain = row.simulate, row.bases, row.time_steps, row.dtype, row.backend, row.elements
-    return (*plain, *times, f"{row.ratio:.2f}", f"{row.allocating_ratio:.2f}")
+    return (
+        *plain,
+        *times,
+        *(f"{each:.2f}" for each in (row.ratio, row.allocating_ratio, row.counting_ratio)),
+    )
 
 
 def measured(options: argparse.Namespace, elements: int) -> Iterator[Row]:
@@ -89,24 +105,28 @@ def measured(options: argparse.Namespace, elements: int) -> Iterator[Row]:
                 neurons = {b: neuron(simulate, time_steps, b).to(options.device) for b in options.backends}
                 check(neurons, x)
                 calls: dict[str, Call] = {b: partial(one, x) for b, one in neurons.items()}
+                calls |= {f"{b} counted": partial(one.spike_counts, x) for b, one in neurons.items()}
                 calls["GELU"] = partial(torch.ops.aten.gelu.out, x, out=torch.empty_like(x))
                 calls["allocating"] = partial(torch.nn.functional.gelu, x)
                 seconds = interleaved(calls, options.rounds, options.device)
                 for backend in options.backends:
                     p20, p50, p80 = quantiles(seconds[backend])
                     base, allocating = (quantiles(seconds[name])[1] for name in ("GELU", "allocating"))
-                    kind = options.device, simulate, NEURONS[simulate][0], time_steps, dtype, backend
+                    counted = quantiles(seconds[f"{backend} counted"])[1]
+                    kind = options.device, simulate, NEURONS[simulate], time_steps, dtype, backend
                     times = base, allocating, p20, p50, p80
-                    yield Row(*kind, elements, *times, p50 / base, p50 / allocating)
+                    yield Row(*kind, elements, *times, p50 / base, p50 / allocating, counted / p50)
 
 
 @cache
 def fitted(simulate: str, time_steps: int) -> Any:
-    bases, family = NEURONS[simulate]
-    return fit("gelu", time_steps=time_steps, bases=bases, family=family)
+    family: Any = "published" if simulate == "steps" else "routed"
+    return fit("gelu", time_steps=time_steps, bases=NEURONS[simulate], family=family)
 
 
 def neuron(simulate: str, time_steps: int, backend: str) -> MBENode:
+    if simulate == "identity":
+        return MBENode(identity_tables(time_steps, NEURONS[simulate]), "identity", backend=backend)
     made = fitted(simulate, time_steps).node()
     made.simulate = simulate
     made.backend = backend

@@ -260,8 +260,8 @@ class MBENode(base.MemoryModule):
         runs_on = self._runs_on(x)
         if runs_on == "cupy":
             return self._counts_of(self._by_cupy(x.detach(), "counts", where))
-        if runs_on == "numba":
-            return self._counts_of(self._by_kernel(x, where, counted=True)[2])
+        if runs_on in backends.ONE_PASS:
+            return self._counts_of(self._by_kernel(x.detach(), where, counted=True)[2])
         work = x.to(compute_dtype(x))
         if self._takes_closed_form() and self._kept_bits is not None:
             codes, normal = closed.identity_codes(work, self._kept_bits)
