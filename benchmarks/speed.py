@@ -76,8 +76,8 @@ def main() -> None:
     where = f", {torch.cuda.get_device_name()}" if options.device == "cuda" else ""
     text = (
         f"# Speed of one neuron's kernel\n\n{provenance()}{where}. {options.rounds} interleaved rounds after {WARM_UP} to "
-        "warm up; GELU is torch.ops.aten.gelu.out into an output that is there already, allocating F.gelu; the neurons (closed "
-        "and steps: GELU's) allocate. Every backend gave the bits and the counts of 'torch' before.\n\n"
+        "warm up; GELU is torch.ops.aten.gelu.out into an output that is there already, allocating F.gelu; the neurons (all but "
+        "the identity: GELU's) allocate. Every backend gave the bits and the counts of 'torch' before.\n\n"
         + markdown_table(header, [cells(row) for row in rows])
     )
     print(text)
