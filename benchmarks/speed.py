@@ -32,6 +32,7 @@ from mbe_plugin.fitting.segments import identity_tables
 NEURONS = {"closed": 64, "steps": 4, "identity": 8}  # bases
 COMPARED = 1 << 20  # elements that every backend computes before it is timed
 WARM_UP = 3
+LAUNCHING = 20_000_000  # clock cycles, some 10 ms, within which the host has launched what is timed
 
 Call = Callable[[], object]
 
@@ -76,8 +77,8 @@ def main() -> None:
     where = f", {torch.cuda.get_device_name()}" if options.device == "cuda" else ""
     text = (
         f"# Speed of one neuron's kernel\n\n{provenance()}{where}. {options.rounds} interleaved rounds after {WARM_UP} to "
-        "warm up; GELU is torch.ops.aten.gelu.out into an output that is there already, allocating F.gelu; the neurons (all but "
-        "the identity: GELU's) allocate. Every backend gave the bits and the counts of 'torch' before.\n\n"
+        "warm up; GELU is torch.ops.aten.gelu.out into an output that is there already, allocating F.gelu; the neurons allocate "
+        "(all are GELU's, but for the identity). Every backend gave the bits and the counts of 'torch' before.\n\n"
         + markdown_table(header, [cells(row) for row in rows])
     )
     print(text)
@@ -173,7 +174,7 @@ def by_events(call: Call) -> float:
     """The GPU's own time: what the host needs to launch is hidden behind an idle wait in front."""
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
-    torch.cuda._sleep(1_000_000)
+    torch.cuda._sleep(LAUNCHING)
     start.record()
     call()
     end.record()
