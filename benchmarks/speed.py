@@ -77,7 +77,7 @@ def main() -> None:
     where = f", {torch.cuda.get_device_name()}" if options.device == "cuda" else ""
     text = (
         f"# Speed of one neuron's kernel\n\n{provenance()}{where}. {options.rounds} interleaved rounds after {WARM_UP} to "
-        "warm up; GELU is torch.ops.aten.gelu.out into an output that is there already, allocating F.gelu; the neurons allocate "
+        "warm up; GELU is torch.ops.aten.gelu.out into an output that is there, allocating F.gelu; the neurons allocate "
         "(all are GELU's, but for the identity). Every backend gave the bits and the counts of 'torch' before.\n\n"
         + markdown_table(header, [cells(row) for row in rows])
     )
