@@ -750,10 +750,17 @@ def count_digits(count, digits, row, groups, words, bytes_of_words, found):
 
     A byte of a word counts one digit, so one addition counts eight.
     """
-    for group in range(groups):
-        shift, stride = U(8 * group), U(groups)
+    if groups == 2:  # both at once, for the two are neighbours
         for j in range(count):
-            words[U(U(row[j]) * stride + group)] += SPREAD[U(digits[j] >> shift) & 0xFF]
+            place = U(U(row[j]) << 1)
+            low, high = SPREAD[digits[j] & 0xFF], SPREAD[U(digits[j] >> 8) & 0xFF]
+            words[place] += low
+            words[U(place + 1)] += high
+    else:
+        for group in range(groups):
+            shift, stride = U(8 * group), U(groups)
+            for j in range(count):
+                words[U(U(row[j]) * stride + group)] += SPREAD[U(digits[j] >> shift) & 0xFF]
     for i in range(found.size):
         found[i] = np.uint16(found[i] + bytes_of_words[i])
     for i in range(words.size):
