@@ -1,0 +1,158 @@
+"""Where the time of a forward goes, of the ANN and of its spiking network: in computing, or in whose Python.
+
+    python -m benchmarks.where_time_goes [--networks smollm2-token bert-long] [--time-steps 16] [--rounds 10]
+
+By cProfile, of one thread, so that nothing waits: each function's own time goes to whose it is. It slows down what calls
+often, so the forward's time without it stands beside, and shares say more of Python than there is. Sizes are those of
+speed_networks.py. Writes results/where_time_goes.md and .csv.
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import pstats
+import time
+from collections import Counter
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from statistics import median
+
+import torch
+from torch import nn
+
+import mbe_plugin
+from benchmarks._common import RESULTS, markdown_table, provenance, write_csv
+from benchmarks.speed_networks import NETWORKS, Inputs
+from mbe_plugin import MBEConfig
+
+ENTERED = ("walk.py", "__torch_function__")  # once for each of torch's functions in a converted forward
+MODULE_CALLED = ("nn/modules/module.py", "_call_impl")
+KERNEL = ("numba_cpu/teams.py", "run")
+PRODUCTS = ("linear", "matmul", "addmm", "scaled_dot_product_attention")
+WARM_UP = 2
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network's forward: seconds without the profiler, calls, and the profile's shares."""
+
+    network: str
+    forward: str
+    time_steps: int
+    seconds: float
+    functions_entered: int
+    modules_called: int
+    kernels_called: int
+    products: float
+    functions: float
+    kernels: float
+    telling_kernels: float
+    operators: float
+    following: float
+    modules: float
+    others: float
+
+
+def main() -> None:
+    options = parse()
+    torch.set_num_threads(1)
+    rows = [row for name in options.networks for row in measured(name, options.time_steps, options.rounds)]
+    header = "network,forward,T,s,torch's functions entered,modules called,kernels called,computing,telling kernels".split(
+        ","
+    )
+    header += ["neurons and operators", "following the forward", "torch's modules", "the model and others"]
+    cells = [
+        [*known[:3], f"{row.seconds:.4f}", *known[4:7], *(f"{share:.0%}" for share in known[7:])]
+        for row in rows
+        if (known := list(asdict(row).values()))
+    ]
+    text = (
+        f"# Where the time of a forward goes\n\n{provenance()}. Seconds: the median of {options.rounds} forwards without "
+        "the profiler; counts those of one forward; shares are of the profile, which makes Python look dearer than it is. "
+        "The first three compute, all others are Python.\n\n" + markdown_table(header, cells)
+    )
+    print(text)
+    write_csv(RESULTS / "where_time_goes.csv", Row, rows)
+    (RESULTS / "where_time_goes.md").write_text(text + "\n", encoding="utf-8")
+
+
+def measured(name: str, time_steps: int, rounds: int) -> list[Row]:
+    """The ANN's row and the SNN's."""
+    network = NETWORKS[name]
+    loaded = network.load()
+    snn = mbe_plugin.convert(loaded.ann, loaded.calibration, MBEConfig(time_steps=time_steps))
+    inputs = loaded.inputs(network.batch, network.length)
+    forwards = {"ANN": loaded.ann, "SNN": snn}
+    seconds: dict[str, list[float]] = {kind: [] for kind in forwards}
+    with torch.inference_mode():
+        for number in range(WARM_UP + rounds):
+            for kind, forward in forwards.items():
+                given = deepcopy(inputs)  # a cache is written into
+                started = time.perf_counter()
+                forward(**given)
+                if number >= WARM_UP:
+                    seconds[kind].append(time.perf_counter() - started)
+        return [
+            Row(name, kind, time_steps, median(seconds[kind]), *profiled(forward, inputs, rounds))
+            for kind, forward in forwards.items()
+        ]
+
+
+def profiled(forward: nn.Module, inputs: Inputs, rounds: int) -> tuple[float, ...]:
+    """The counts and shares of a Row."""
+    given = [deepcopy(inputs) for _ in range(rounds)]
+    with cProfile.Profile() as profile:
+        for each in given:
+            forward(**each)
+    calls, own = Counter[tuple[str, str]](), Counter[str]()
+    for (file, _, function), (_, number, took, *_) in pstats.Stats(profile).stats.items():  # type: ignore[attr-defined]
+        own[part_of(file, function)] += took
+        for which in (ENTERED, MODULE_CALLED, KERNEL):
+            if file.endswith(which[0]) and function == which[1]:
+                calls[which] += number
+    total = own.total()
+    counts = (calls[which] // rounds for which in (ENTERED, MODULE_CALLED, KERNEL))
+    parts = (
+        "products",
+        "functions",
+        "kernels",
+        "telling kernels",
+        "operators",
+        "following",
+        "modules",
+        "others",
+    )
+    return (*counts, *(own[part] / total for part in parts))
+
+
+def part_of(file: str, function: str) -> str:
+    """Whose a function's own time is."""
+    if file == "~":  # not Python's
+        if any(name in function for name in PRODUCTS):
+            return "products"
+        return "functions" if "torch" in function else "others"
+    if file.endswith(KERNEL[0]) and function == KERNEL[1]:
+        return "kernels"
+    if "mbe_plugin/kernels" in file:
+        return "telling kernels"
+    if "mbe_plugin/operators" in file or file.endswith("mbe_plugin/node.py"):
+        return "operators"
+    if "mbe_plugin" in file:
+        return "following"
+    return "modules" if "/torch/" in file else "others"
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    slow = ["minilm-sentence", "smollm2-token", "smollm2", "bert-long"]
+    parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=slow)
+    parser.add_argument("--time-steps", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=10)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
