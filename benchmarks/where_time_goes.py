@@ -58,9 +58,8 @@ def main() -> None:
     options = parse()
     torch.set_num_threads(1)
     rows = [row for name in options.networks for row in measured(name, options.time_steps, options.rounds)]
-    header = "network,forward,T,s,torch's functions entered,modules called,kernels called,computing,telling kernels".split(
-        ","
-    )
+    header = ["network", "forward", "T", "s", "torch's functions entered", "modules called", "kernels called"]
+    header += ["products", "torch's other functions", "neurons' kernels", "telling kernels"]
     header += ["neurons and operators", "following the forward", "torch's modules", "the model and others"]
     cells = [
         [*known[:3], f"{row.seconds:.4f}", *known[4:7], *(f"{share:.0%}" for share in known[7:])]
