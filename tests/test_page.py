@@ -149,7 +149,8 @@ def test_the_curve_of_gelu_is_gelu(made: tuple[Page, Report]) -> None:
     page, _ = made
     curve = page.data["curves"][page.data["neurons"]["layers.0:gelu|neuron"]["curve"]]
     x = torch.tensor(curve["x"], dtype=torch.float64)
-    assert curve["exact"] == pytest.approx(F.gelu(x).tolist(), abs=1e-5)
+    # both with six digits: up to 10 each is within 5e-6, and GELU rises by 1.13 at most
+    assert curve["exact"] == pytest.approx(F.gelu(x).tolist(), abs=2.13 * 5e-6)
     errors = (torch.tensor(curve["decoded"]) - torch.tensor(curve["exact"])).tolist()
     assert curve["error"] == pytest.approx(errors, abs=1e-5)
     assert 0 < max(abs(e) for e in curve["error"]) < 0.05

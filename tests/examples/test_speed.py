@@ -24,8 +24,8 @@ def test_a_row_for_each_backend(
         speed.main()
     finally:
         torch.set_num_threads(threads)
-    assert capsys.readouterr().out.count("| torch | 1000 |") == 4, "two neurons, two dtypes"
-    assert out.with_suffix(".csv").read_text().count("torch") == 4
+    assert capsys.readouterr().out.count("| torch | 1000 |") == 6, "three neurons, two dtypes"
+    assert out.with_suffix(".csv").read_text().count("torch") == 6
 
 
 def test_a_backend_that_is_not_exact_is_not_timed() -> None:
