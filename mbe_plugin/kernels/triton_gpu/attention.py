@@ -12,10 +12,10 @@ from mbe_plugin.kernels.asked import Asked
 from mbe_plugin.kernels.triton_gpu import DTYPES
 from mbe_plugin.kernels.triton_gpu.calls import (
     bits,
+    cell_tables,
     cells_of,
     constants,
     in_ptx,
-    laid_out,
     limits,
     parts,
     power_of_two,
@@ -73,7 +73,7 @@ def attended(
     strides = [stride for t in (q, k, v, out) for stride in _in_four(t).stride()[:3]]
     with torch.cuda.device_of(q):
         attention.attend[(parts(queries, sizes[0]) * lead.numel(),)](
-            bits(q), bits(k), bits(v), masked, bits(out), *tables(exp2), laid_out(exp2, cells), *tables(reciprocal),
+            bits(q), bits(k), bits(v), masked, bits(out), *tables(exp2), cell_tables(exp2, cells), *tables(reciprocal),
             *counted, *shown, ranges[0][-1], scale, lead[-1] if lead else 1, queries, keys, q.shape[-1], v.shape[-1],
             *strides, *masked.stride()[-4:], **_named("E", exp2, cells), **_named("R", reciprocal),
             WEIGHT_BITS=weights.kept_bits if weights else 0, MIXED_BITS=mixed.kept_bits, MASK=kind, CAUSAL=causal,

@@ -79,7 +79,7 @@ def _launch_elements(
     inner, along = prod(x.shape[asked.dim :][1:]), x.shape[asked.dim] if x.dim() else 1
     cells = cells_of(asked)
     kernels.neuron[(parts(x.numel(), block),)](
-        bits(x), bits(out), x if where is None else where.view(torch.uint8), *tables(asked), laid_out(asked, cells),
+        bits(x), bits(out), x if where is None else where.view(torch.uint8), *tables(asked), cell_tables(asked, cells),
         exponents, found, *counters(asked, found), *limits(asked, torch.float32 if asked.shared == "channel" else x.dtype),
         x.numel(), *(rows or (1, 1)), inner, along, **constants(asked, cells), DTYPE=DTYPES[x.dtype],
         MASKED=where is not None, STRIDED=rows is not None, SHARED=asked.shared, WIDE=inner * along > WIDE, BLOCK=block,
@@ -94,7 +94,7 @@ def _launch_rows(x: Tensor, out: Tensor, found: Tensor, asked: Asked, block: int
     together = block // wide
     cells = cells_of(asked)
     kernels.numerators[(parts(rows, together),)](
-        x, out, *tables(asked), laid_out(asked, cells), found, *counters(asked, found), *limits(asked, x.dtype), rows,
+        x, out, *tables(asked), cell_tables(asked, cells), found, *counters(asked, found), *limits(asked, x.dtype), rows,
         columns, **constants(asked, cells), ROWS=together, COLUMNS=wide, PTX=in_ptx(), num_warps=4, enable_fp_fusion=False,
     )  # fmt: skip
 
@@ -108,7 +108,7 @@ def cells_of(asked: Asked) -> int:
     return CELLS_PER_SEGMENT * power_of_two(segments)
 
 
-def laid_out(asked: Asked, cells: int) -> Tensor:
+def cell_tables(asked: Asked, cells: int) -> Tensor:
     """The tables of compiled.cells, made anew in every call, since numbers in the neuron's may change."""
     _, _, _, weight, bias, offset, gain, breakpoints = tables(asked)
     if not cells:

@@ -66,26 +66,21 @@ def scores_of(
 
 @triton.jit
 def power_by_cells(
-    z, asked, breakpoints, laid_out, T: tl.constexpr, N: tl.constexpr, CELLS: tl.constexpr, PTX: tl.constexpr
+    z,
+    asked,
+    breakpoints,
+    cell_tables,
+    T: tl.constexpr,
+    N: tl.constexpr,
+    CELLS: tl.constexpr,
+    PTX: tl.constexpr,
 ):
     """decode() of a neuron of 2^x with the reduction 'fraction', for z from -126 to 0 or NaN; 0 where not asked."""
     raised = rounded_down(z, SIGNED, PTX)
     power = float_of(tl.where(asked, (bits_of(raised) << 23) + (127 << 23), 0))
+    reduced = z - (raised - SIGNED)
     y = decode_by_cells(
-        z - (raised - SIGNED),
-        z == z,
-        laid_out,
-        breakpoints,
-        laid_out,
-        False,
-        False,
-        T,
-        N,
-        N,
-        False,
-        0,
-        CELLS,
-        PTX,
+        reduced, z == z, cell_tables, breakpoints, cell_tables, False, False, T, N, N, False, 0, CELLS, PTX
     )
     return y * power  # as exact as y: it is normal
 
@@ -97,9 +92,8 @@ def weighted(weights, v, DTYPE: tl.constexpr):
         return tl.dot(weights, v, input_precision="tf32x3")
     else:
         leading = float_of(bits_of(weights) & (-1 << 13))
-        return tl.dot(weights - leading, v, input_precision="tf32") + tl.dot(
-            leading, v, input_precision="tf32"
-        )
+        rest = tl.dot(weights - leading, v, input_precision="tf32")
+        return rest + tl.dot(leading, v, input_precision="tf32")
 
 
 @triton.jit
@@ -124,7 +118,7 @@ def add_rows(seen, outside, beyond, present, asked, lost, kept):
 @triton.jit
 def attend(
     query, keys, values, mask, outputs,
-    e_threshold, e_reset, e_intensity, e_weight, e_bias, e_offset, e_gain, e_breakpoints, e_laid_out,
+    e_threshold, e_reset, e_intensity, e_weight, e_bias, e_offset, e_gain, e_breakpoints, e_cell_tables,
     r_threshold, r_reset, r_intensity, r_weight, r_bias, r_offset, r_gain, r_breakpoints,
     e_seen, e_outside, e_beyond, r_seen, r_outside, r_beyond, w_seen, w_outside, w_beyond, m_seen, m_outside, m_beyond,
     e_range, e_low, e_high, r_range, r_low, r_high, w_range, w_low, w_high, m_range, m_low, m_high, most,
@@ -192,12 +186,12 @@ def attend(
         powers_beyond += (found >> 10) & 0x3FF
         powers_outside += found >> 20
         if E_CELLS > 0 and E_KIND == "fraction":
-            weights = power_by_cells(z, asked, e_breakpoints, e_laid_out, E_T, E_N, E_CELLS, PTX)
+            weights = power_by_cells(z, asked, e_breakpoints, e_cell_tables, E_T, E_N, E_CELLS, PTX)
         else:
             z = tl.where(asked, z, 0.0)
             weights = decode(
                 z, sent, e_seen, e_threshold, e_reset, e_intensity, e_weight, e_bias, e_offset, e_gain, e_breakpoints,
-                e_laid_out, E_FORM, E_KIND, E_POWER, E_ONE_SIDED, E_MIRRORED, E_OCTAVES, E_KEPT_BITS, E_T, E_N, E_BANKS,
+                e_cell_tables, E_FORM, E_KIND, E_POWER, E_ONE_SIDED, E_MIRRORED, E_OCTAVES, E_KEPT_BITS, E_T, E_N, E_BANKS,
                 E_LEVELS, E_BINS, E_CELLS, False, 0, PTX,
             )  # fmt: skip
             weights = tl.where(asked, weights, 0.0)

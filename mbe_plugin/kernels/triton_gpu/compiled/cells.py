@@ -18,9 +18,8 @@ from mbe_plugin.kernels.triton_gpu.compiled.numbers import (
     look_up_4,
 )
 
-HEAD = tl.constexpr(
-    4
-)  # numbers before the cells: the first break point, cells per unit, most break points in a cell
+# numbers before the cells: the first break point, cells per unit, most break points in a cell
+HEAD = tl.constexpr(4)
 
 
 @triton.jit
@@ -47,7 +46,7 @@ def points_before(
 
 @triton.jit
 def lay_out(
-    breakpoints, weight, bias, offset, gain, laid_out, SEGMENTS: tl.constexpr, LEVELS: tl.constexpr, BANKS: tl.constexpr,
+    breakpoints, weight, bias, offset, gain, cell_tables, SEGMENTS: tl.constexpr, LEVELS: tl.constexpr, BANKS: tl.constexpr,
     CELLS: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
     """Of banks of one basis each: the head, then each cell's [CELLS, 2], each bank's offset, gain * 2^T, weight, bias."""
@@ -59,16 +58,16 @@ def lay_out(
     here = points_before(cell + 1, breakpoints, first, per_unit, SEGMENTS, LEVELS, CELLS) - before
     there = before < SEGMENTS - 1
     following = tl.load(breakpoints + tl.where(there, before, 0))
-    tl.store(laid_out, first)
-    tl.store(laid_out + 1, per_unit)
-    tl.store(laid_out + 2, float_of(tl.max(here, axis=0)))
-    tl.store(laid_out + HEAD + 2 * cell, float_of(before))
+    tl.store(cell_tables, first)
+    tl.store(cell_tables + 1, per_unit)
+    tl.store(cell_tables + 2, float_of(tl.max(here, axis=0)))
+    tl.store(cell_tables + HEAD + 2 * cell, float_of(before))
     tl.store(
-        laid_out + HEAD + 2 * cell + 1, tl.where(there, following, float("nan"))
+        cell_tables + HEAD + 2 * cell + 1, tl.where(there, following, float("nan"))
     )  # nothing is at or above NaN
     bank = tl.arange(0, CELLS)  # of which there are no more
     there = bank < BANKS
-    row = laid_out + HEAD + 2 * CELLS + 4 * bank
+    row = cell_tables + HEAD + 2 * CELLS + 4 * bank
     tl.store(row, tl.load(offset + bank, mask=there, other=0.0), mask=there)
     tl.store(row + 1, tl.load(gain + bank, mask=there, other=0.0) * (1 << T), mask=there)
     tl.store(row + 2, tl.load(weight + bank, mask=there, other=0.0), mask=there)
@@ -78,13 +77,13 @@ def lay_out(
 
 @triton.jit
 def find_bank_by_cells(
-    compared, laid_out, breakpoints, SEGMENTS: tl.constexpr, CELLS: tl.constexpr, PTX: tl.constexpr
+    compared, cell_tables, breakpoints, SEGMENTS: tl.constexpr, CELLS: tl.constexpr, PTX: tl.constexpr
 ):
     """How many break points are at or below each number; PTX: see numbers.py."""
-    cell = cell_of(compared, tl.load(laid_out), tl.load(laid_out + 1), CELLS)
-    before, following = look_up_2(laid_out + HEAD, cell, PTX)
+    cell = cell_of(compared, tl.load(cell_tables), tl.load(cell_tables + 1), CELLS)
+    before, following = look_up_2(cell_tables + HEAD, cell, PTX)
     segment = bits_of(before) + (compared >= following).to(tl.int32)
-    for _ in range(1, bits_of(tl.load(laid_out + 2))):
+    for _ in range(1, bits_of(tl.load(cell_tables + 2))):
         further = segment < SEGMENTS - 1
         point = look_up(breakpoints, tl.where(further, segment, 0), PTX)
         segment += (further & (compared >= point)).to(tl.int32)
@@ -92,6 +91,6 @@ def find_bank_by_cells(
 
 
 @triton.jit
-def bank_numbers(laid_out, bank, CELLS: tl.constexpr, PTX: tl.constexpr):
+def bank_numbers(cell_tables, bank, CELLS: tl.constexpr, PTX: tl.constexpr):
     """offset, gain * 2^T, weight and bias of each element's bank."""
-    return look_up_4(laid_out + (HEAD + 2 * CELLS), bank, PTX)
+    return look_up_4(cell_tables + (HEAD + 2 * CELLS), bank, PTX)

@@ -132,16 +132,16 @@ def code_of(membrane, T: tl.constexpr, PTX: tl.constexpr):
 
 @triton.jit
 def decode_by_cells(
-    reduced, taken, counters, breakpoints, laid_out, MIRRORED: tl.constexpr, OCTAVES: tl.constexpr, T: tl.constexpr,
+    reduced, taken, counters, breakpoints, cell_tables, MIRRORED: tl.constexpr, OCTAVES: tl.constexpr, T: tl.constexpr,
     N: tl.constexpr, SEGMENTS: tl.constexpr, COUNTED: tl.constexpr, BINS: tl.constexpr, CELLS: tl.constexpr,
     PTX: tl.constexpr,
 ):  # fmt: skip
     """decode_closed of banks of one basis each, by the tables of cells.py."""
     compared = compared_of(reduced, MIRRORED, OCTAVES)
-    bank = find_bank_by_cells(compared, laid_out, breakpoints, SEGMENTS, CELLS, PTX)
+    bank = find_bank_by_cells(compared, cell_tables, breakpoints, SEGMENTS, CELLS, PTX)
     if MIRRORED:
         bank += (reduced < 0.0).to(tl.int32) * SEGMENTS
-    offset, gain, weight, bias = bank_numbers(laid_out, bank, CELLS, PTX)
+    offset, gain, weight, bias = bank_numbers(cell_tables, bank, CELLS, PTX)
     code = code_of((reduced - offset) * gain, T, PTX)  # by 2^T at once or afterwards is the same above 2^-126
     if COUNTED:
         digits = tl.where(code > 0.0, code, 0.0).to(tl.int32)  # NaN sends nothing

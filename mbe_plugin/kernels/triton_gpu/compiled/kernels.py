@@ -39,7 +39,7 @@ DEEPEST = tl.constexpr(-125.0)  # operators.softmax's
 
 @triton.jit
 def decode(
-    x, asked, counts, threshold, reset, intensity, weight, bias, offset, gain, breakpoints, laid_out,
+    x, asked, counts, threshold, reset, intensity, weight, bias, offset, gain, breakpoints, cell_tables,
     FORM: tl.constexpr, KIND: tl.constexpr, POWER: tl.constexpr, ONE_SIDED: tl.constexpr, MIRRORED: tl.constexpr,
     OCTAVES: tl.constexpr, KEPT_BITS: tl.constexpr, T: tl.constexpr, N: tl.constexpr, BANKS: tl.constexpr,
     LEVELS: tl.constexpr, BINS: tl.constexpr, CELLS: tl.constexpr, COUNTED: tl.constexpr, SLOTS: tl.constexpr,
@@ -60,7 +60,7 @@ def decode(
                 count_first_spike(reduced, taken, counts, KEPT_BITS, T, N, BINS)
         elif CELLS > 0:
             y = decode_by_cells(
-                reduced, taken, counts, breakpoints, laid_out, MIRRORED, OCTAVES, T, N,
+                reduced, taken, counts, breakpoints, cell_tables, MIRRORED, OCTAVES, T, N,
                 BANKS // 2 if MIRRORED else BANKS, COUNTED, BINS, CELLS, PTX,
             )  # fmt: skip
         else:
@@ -129,7 +129,7 @@ def shared_exponent(exponents, start, lane, inside, inner, along, SHARED: tl.con
 
 @triton.jit
 def neuron(
-    inputs, outputs, where, threshold, reset, intensity, weight, bias, offset, gain, breakpoints, laid_out,
+    inputs, outputs, where, threshold, reset, intensity, weight, bias, offset, gain, breakpoints, cell_tables,
     exponents, found, seen, outside, beyond, calibrated, accurate_low, accurate_high, most, size, columns, of_row, inner,
     along,
     DTYPE: tl.constexpr, FORM: tl.constexpr, KIND: tl.constexpr, POWER: tl.constexpr, ONE_SIDED: tl.constexpr,
@@ -171,7 +171,7 @@ def neuron(
         else:
             add_once(seen, tl.zeros([], tl.int64) + size)
     y = decode(
-        x, asked, found, threshold, reset, intensity, weight, bias, offset, gain, breakpoints, laid_out,
+        x, asked, found, threshold, reset, intensity, weight, bias, offset, gain, breakpoints, cell_tables,
         FORM, KIND, POWER, ONE_SIDED, MIRRORED, OCTAVES, KEPT_BITS, T, N, BANKS, LEVELS, BINS, CELLS, COUNTED, SLOTS, PTX,
     )  # fmt: skip
     if SHARED != "":
@@ -199,7 +199,7 @@ def row_shift(scores, present, columns, COLUMNS: tl.constexpr):
 
 @triton.jit
 def numerators(
-    inputs, outputs, threshold, reset, intensity, weight, bias, offset, gain, breakpoints, laid_out,
+    inputs, outputs, threshold, reset, intensity, weight, bias, offset, gain, breakpoints, cell_tables,
     found, seen, outside, beyond, calibrated, accurate_low, accurate_high, most, rows, columns,
     FORM: tl.constexpr, KIND: tl.constexpr, POWER: tl.constexpr, ONE_SIDED: tl.constexpr, MIRRORED: tl.constexpr,
     OCTAVES: tl.constexpr, KEPT_BITS: tl.constexpr, T: tl.constexpr, N: tl.constexpr, BANKS: tl.constexpr,
@@ -220,7 +220,7 @@ def numerators(
         sent = (z > DEEPEST) & (x != -float("inf"))
         z = tl.where(sent | (z != z), z, 0.0)
         y = decode(
-            z, sent & inside, found, threshold, reset, intensity, weight, bias, offset, gain, breakpoints, laid_out,
+            z, sent & inside, found, threshold, reset, intensity, weight, bias, offset, gain, breakpoints, cell_tables,
             FORM, KIND, POWER, ONE_SIDED, MIRRORED, OCTAVES, KEPT_BITS, T, N, BANKS, LEVELS, BINS, CELLS, COUNTED, SLOTS,
             PTX,
         )  # fmt: skip
