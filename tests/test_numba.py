@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import itertools
+import warnings
 from dataclasses import replace
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -18,13 +20,14 @@ from sentences import EVALUATION
 from torch import Tensor, nn
 
 import mbe_plugin
-from mbe_plugin import BackendError, MBEConfig, MBENode, fit
+from mbe_plugin import BackendError, MBEConfig, MBENode, RangeWarning, fit
 from mbe_plugin.fitting.segments import identity_tables, shared_scale_tables
 from mbe_plugin.kernels import operator
 from mbe_plugin.neuron.first_spike import first_spike_tables
 from mbe_plugin.neuron.scaling import REDUCTIONS
 from mbe_plugin.neuron.tables import Tables
 from mbe_plugin.operators import CalibratedNode, SharedScaleNode, Softmax, softmax
+from mbe_plugin.operators.neuron import COUNTERS
 
 pytest.importorskip("numba", reason="pip install 'mbe_plugin[fast]'")
 
@@ -80,6 +83,35 @@ def any_bits(count: int) -> Tensor:
 def test_every_number_of_16_bits(name: str, dtype: torch.dtype) -> None:
     x = every_number(dtype)
     assert_equal(LIBRARY[name], x, torch.rand(x.shape) < 0.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", LIBRARY)
+def test_numbers_of_16_bits_are_looked_up(
+    name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mbe_plugin.kernels.numba_cpu import calls
+
+    monkeypatch.setattr(calls, "TABLE_FROM", 300)
+    every = every_number(dtype)
+    for x in (
+        every,
+        every[torch.isfinite(every)],
+        torch.randn(30, 40).to(dtype).t(),
+        torch.randn(1).expand(400).to(dtype),
+    ):
+        with mock.patch.object(calls, "table_of", wraps=calls.table_of) as table:
+            assert_equal(LIBRARY[name], x)
+        assert table.call_count == 2
+    tables, reduction = LIBRARY[name].tables(), LIBRARY[name].reduction.name
+    pair = [CalibratedNode(tables, reduction, -0.7, 300.0, name, 0.0) for _ in range(2)]
+    pair[1].backend = "torch"
+    for x in (every, torch.full((1000,), 0.5, dtype=dtype), torch.randn(100_000).to(dtype)):
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", RangeWarning)
+            assert_same_bits(*(one(x) for one in pair))
+        for counter in COUNTERS:
+            assert getattr(pair[0], counter) == getattr(pair[1], counter)
 
 
 @pytest.mark.parametrize("name", LIBRARY)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from array import array
 from collections.abc import Sequence
+from functools import cache
 from math import inf, prod
 
 import torch
@@ -23,6 +24,9 @@ DTYPE = {dtype: number for number, dtype in enumerate(DTYPES)}
 
 Words = array  # of int64, by compiled.ARGUMENTS
 NOWHERE = (inf, -inf)  # no range of accuracy beside the calibrated one
+TABLE_FROM = (
+    1 << 18
+)  # elements of 16 bits from which on all 2^16 numbers are computed first, and then looked up
 
 
 def words_of(asked: Asked, counters: Sequence[Tensor] = ()) -> Words:
@@ -38,7 +42,7 @@ def words_of(asked: Asked, counters: Sequence[Tensor] = ()) -> Words:
         asked.mirrored, asked.octaves, kind.one_sided(asked.mirrored), asked.kept_bits,
         time_steps, bases, asked.tables[4].numel(), *(table.data_ptr() for table in asked.tables), 0, 0, 1, 1, 0,
         asked.calibrated.data_ptr() if counters and asked.calibrated is not None else 0, low, high,
-        *(counter.data_ptr() for counter in counters or asked.tables[:3]), 0, 0, 0,
+        *(counter.data_ptr() for counter in counters or asked.tables[:3]), 0, 0, 0, 0,
     ))  # fmt: skip
 
 
@@ -65,7 +69,8 @@ def neuron(x: Tensor, asked: Asked) -> tuple[Tensor, Tensor, Tensor]:
             prod(x.shape[asked.dim :][1:]),
         )
     words[compiled.ALONG] = x.shape[asked.dim] if x.dim() else 1
-    _run(words, x, out, where, threads, row)
+    table = None if asked.slots or asked.shared else table_of(words, x)
+    _run(words, x, out, where, threads, row, table)
     if threads == 1:
         return out, ends.view(2), counts.view(-1)
     return out, torch.stack([ends[:, 0].amin(), ends[:, 1].amax()]), counts.sum(0)
@@ -85,13 +90,40 @@ def counted(words: Words, x: Tensor, where: Tensor | None, scores: bool = False)
     """
     out, x, where = laid_out(x, where, in_order=scores)
     told = words[:]
-    _run(told, x, out, where, teams.threads_for(x.numel()), x.shape[-1] if scores else 0)
+    table = None if scores or where is not None or words[compiled.SPIKES] else table_of(words, x)
+    _run(told, x, out, where, teams.threads_for(x.numel()), x.shape[-1] if scores else 0, table)
     return out, told[compiled.LOST] != 0
 
 
-def _run(words: Words, x: Tensor, out: Tensor, where: Tensor | None, threads: int, row: int) -> None:
+def table_of(words: Words, x: Tensor) -> Tensor | None:
+    """What a neuron makes of every number of x's 16 bits, where that costs less than to compute it of x; else None.
+
+    Made in every call, since numbers in the neuron's tables may change.
+    """
+    if x.dtype == torch.float32 or x.numel() < TABLE_FROM:
+        return None
+    every = every_number(x.dtype)
+    table, threads = torch.empty_like(every), teams.threads_for(every.numel())
+    told, ends = words[:], torch.empty(threads, 2)
+    told[compiled.CALIBRATED], told[compiled.ENDS] = 0, ends.data_ptr()
+    _run(told, every, table, None, threads, 0)
+    return table
+
+
+@cache
+def every_number(dtype: torch.dtype) -> Tensor:
+    """Every number of 16 bits, in the order of the bits as a whole number without sign."""
+    return torch.arange(1 << 16, dtype=torch.int32).to(torch.int16).view(dtype)
+
+
+def _run(
+    words: Words, x: Tensor, out: Tensor, where: Tensor | None, threads: int, row: int, table: Tensor | None = None
+) -> None:  # fmt: skip
     words[compiled.INPUT], words[compiled.OUTPUT] = x.data_ptr(), out.data_ptr()
     words[compiled.DTYPE], words[compiled.SCORES] = DTYPE[x.dtype], row
     if where is not None:
         words[compiled.WHERE] = where.data_ptr()
-    teams.run(compiled.neuron.address or 0, words.buffer_info()[0], x.numel(), threads, row or compiled.BLOCK)
+    kernel = compiled.neuron if table is None else compiled.looked_up
+    if table is not None:
+        words[compiled.TABLE] = table.data_ptr()
+    teams.run(kernel.address or 0, words.buffer_info()[0], x.numel(), threads, row or compiled.BLOCK)

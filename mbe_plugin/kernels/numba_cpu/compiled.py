@@ -34,12 +34,13 @@ OWN, TENSOR, CHANNEL, TOKEN = range(4)  # who has a scale in common
 ARGUMENTS = (
     "input output dtype where counts slots ends form kind power mirrored octaves one_sided kept_bits time_steps bases "
     "banks threshold reset intensity weight bias offset gain breakpoints shared exponents inner along scores "
-    "calibrated accurate_low accurate_high seen outside beyond lost spikes tally"
+    "calibrated accurate_low accurate_high seen outside beyond lost spikes tally table"
 ).split()
 (
     INPUT, OUTPUT, DTYPE, WHERE, COUNTS, SLOTS, ENDS, FORM, KIND, POWER, MIRRORED, OCTAVES, ONE_SIDED, KEPT_BITS,
     TIME_STEPS, BASES, BANKS, THRESHOLD, RESET, INTENSITY, WEIGHT, BIAS, OFFSET, GAIN, BREAKPOINTS, SHARED, EXPONENTS,
     INNER, ALONG, SCORES, CALIBRATED, ACCURATE_LOW, ACCURATE_HIGH, SEEN, OUTSIDE, BEYOND, LOST, SPIKES, TALLY,
+    TABLE,
 ) = range(len(ARGUMENTS))  # fmt: skip
 
 I32, U, F = np.int32, np.uint32, np.float32
@@ -247,6 +248,24 @@ def update_ends(x, count, ends):
 
 
 @stage
+def ends_of_16_bits(a, count, given, x):
+    """The least and the largest of numbers of 16 bits, as float32 in x [0] and x [1]; NaN is beyond infinity."""
+    low, high = np.int16(0x7FFF), np.int16(-0x8000)
+    for j in range(count):
+        bits = np.int16(given[j])
+        ordered = np.int16(bits ^ np.int16(np.int16(bits >> 15) & np.int16(0x7FFF)))
+        low, high = min(low, ordered), max(high, ordered)
+    x[0], x[1] = of_order(a, low), of_order(a, high)
+
+
+@stage
+def of_order(a, ordered):
+    """The number of 16 bits that has this place in the order of such numbers, as float32."""
+    bits = U(np.uint16(ordered ^ np.int16(np.int16(ordered >> 15) & np.int16(0x7FFF))))
+    return float_of(U(bits << 16)) if a[DTYPE] == BFLOAT16 else from_half(bits)
+
+
+@stage
 def clear_ends(ends):
     """No float so far."""
     ends[0], ends[1] = 0x7FFFFFFF, -0x80000000
@@ -272,13 +291,18 @@ def limits_of(a, limits):
 
 
 @stage
+def is_inside(ends, limits):
+    """Whether inputs between these ends are within the calibrated range."""
+    return (in_order(ends[0]) >= limits[0]) & (in_order(ends[1]) <= limits[1])
+
+
+@stage
 def count_range(count, x, asked, ends, limits, found):
     """Those asked about, how many leave the calibrated range, and how many are decoded worse; added to found [3]."""
     low, high, least, most = limits
-    all_inside = (in_order(ends[0]) >= low) & (in_order(ends[1]) <= high)
     for j in range(count):
         found[0] += asked[j]
-    if all_inside:
+    if is_inside(ends, limits):
         return
     for j in range(count):
         found[1] += I32(not ((x[j] >= low) & (x[j] <= high))) & asked[j]
@@ -821,7 +845,7 @@ def longs(count):
 )
 def neuron(arguments, first, last, thread):
     """Elements first .. last - 1 of a call, by one of its threads; ARGUMENTS says what each number stands for."""
-    a = carray(arguments, (TALLY + 1,))
+    a = carray(arguments, (TABLE + 1,))
     x, y = floats(BLOCK), floats(BLOCK)
     reduced = x if a[KIND] == NONE else floats(BLOCK)
     compared = floats(BLOCK) if a[OCTAVES] or a[MIRRORED] else reduced
@@ -931,6 +955,43 @@ def neuron(arguments, first, last, thread):
         note_range(a, beyond_range)
         if recorded:
             note_events(a, counts, beyond_range[0])
+    else:
+        write_ends(ends, carray(float32s(a[ENDS] + 8 * thread), (2,)))
+
+
+@cfunc(
+    types.void(types.CPointer(types.int64), types.int64, types.int64, types.int64),
+    cache=True,
+    error_model="numpy",
+)
+def looked_up(arguments, first, last, thread):
+    """The same for inputs of 16 bits, all of them asked about, by what ``neuron`` has made of every one, TABLE [2^16]."""
+    a = carray(arguments, (TABLE + 1,))
+    table = carray(uint16s(a[TABLE]), (1 << 16,))
+    x, asked, limits, beyond_range = floats(BLOCK), integers(BLOCK, 1), floats(4), longs(3)
+    ends, ends_of_block, ranged = integers(2, 0), integers(2, 0), a[CALIBRATED] != 0
+    clear_ends(ends)
+    if ranged:
+        limits_of(a, limits)
+    start = first
+    while start < last:
+        count = min(last - start, BLOCK)
+        given = carray(uint16s(a[INPUT] + 2 * start), (BLOCK,))
+        out = carray(uint16s(a[OUTPUT] + 2 * start), (BLOCK,))
+        for j in range(count):
+            out[j] = table[given[j]]
+        ends_of_16_bits(a, count, given, x)
+        if ranged:
+            clear_ends(ends_of_block)
+            update_ends(x, 2, ends_of_block)
+            if not is_inside(ends_of_block, limits):
+                read(a, start, count, x)
+            count_range(count, x, asked, ends_of_block, limits, beyond_range)
+        else:
+            update_ends(x, 2, ends)
+        start += count
+    if ranged:
+        note_range(a, beyond_range)
     else:
         write_ends(ends, carray(float32s(a[ENDS] + 8 * thread), (2,)))
 

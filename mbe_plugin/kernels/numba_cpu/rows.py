@@ -20,7 +20,7 @@ ABREAST = 4  # vectors that torch adds side by side
 MOST_LANES = 32  # numbers of a vector
 
 # of a neuron's words; the same numbers as compiled's, which the cache on the disk of this file must not depend on
-WORDS, INPUT, OUTPUT, WHERE, LOST = 39, 0, 1, 3, 36
+WORDS, INPUT, OUTPUT, WHERE, LOST = 40, 0, 1, 3, 36
 NORM_ARGUMENTS = (
     "kernel first second room each input output columns lanes eps centered gain shift sum".split()
 )
