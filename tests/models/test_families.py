@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from models.zoo import (
+    WEIGHT_SCALE,
     Batch,
     Maker,
     large_vision_zoo,
@@ -46,8 +47,8 @@ def distance(found: Tensor, wanted: Tensor) -> float:
     return float((found - wanted).abs().max() / wanted.std())
 
 
-def check_close(make: Maker, batch: Batch) -> nn.Module:
-    ann = scaled(make)
+def check_close(make: Maker, batch: Batch, by: float = WEIGHT_SCALE) -> nn.Module:
+    ann = scaled(make, by)
     snn = mbe_plugin.convert(ann, [batch(0), batch(1)])
     wanted, found = outputs(ann, batch(2)), outputs(snn, batch(2))
     assert wanted and len(wanted) == len(found)
@@ -74,7 +75,8 @@ def test_vision(family: str) -> None:
 @pytest.mark.parametrize("family", LARGE)
 @pytest.mark.filterwarnings("ignore::mbe_plugin.RangeWarning")
 def test_large_vision(family: str) -> None:
-    check_close(*LARGE[family])
+    # as they are initialised: times three, MaxViT's gates get inputs up to 4e5 from the random numbers of some machines
+    check_close(*LARGE[family], by=1.0)
 
 
 @pytest.mark.parametrize("family", ["BERT", "GPT-2", "Llama", "T5"])

@@ -61,15 +61,15 @@ def sequence(seed: int) -> Tensor:
     return torch.randn(3, 7, 32, generator=generator(seed))
 
 
-def scaled(make: Maker) -> nn.Module:
-    """The network in eval mode with weights from a fixed seed, matrices times WEIGHT_SCALE."""
+def scaled(make: Maker, by: float = WEIGHT_SCALE) -> nn.Module:
+    """The network in eval mode with weights from a fixed seed, matrices times ``by``."""
     torch.manual_seed(0)
     model = make().eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 silent = parameter.abs().max() < 0.01  # a head that starts at or near zero
-                parameter.normal_(0, 0.1) if silent else parameter.mul_(WEIGHT_SCALE)
+                parameter.normal_(0, 0.1) if silent else parameter.mul_(by)
     return model
 
 
