@@ -186,6 +186,8 @@ def apart(*shape: int) -> Tensor:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_rows_that_lie_apart_are_not_copied(kernel: Kernel, dtype: torch.dtype) -> None:
+    from mbe_plugin.kernels.triton_gpu import calls
+
     neuron = LIBRARY["identity"]
     wide = torch.randn(6, 80, dtype=torch.float32)
     inputs = [
@@ -207,6 +209,12 @@ def test_rows_that_lie_apart_are_not_copied(kernel: Kernel, dtype: torch.dtype) 
         assert_equal(kernel, neuron, x, SMALL)
         found = kernel(x, asked_of(neuron, x), SMALL)[0]
         assert found.shape == x.shape and found.is_contiguous() == neuron(x).is_contiguous()
+    for x in (inputs[0], wide[:, 7:60], wide[::2]):
+        for where in (torch.rand(1, x.shape[-1]) < 0.5, torch.rand(x.shape[-1]) < 0.5):
+            _, read, mask, rows = calls._laid_out(x, asked_of(neuron, x, where))
+            assert read is x and rows is not None and mask is not None and mask.shape == x.shape
+            counts = kernel(x, asked_of(neuron, x, where, counted=True), SMALL)[2]
+            assert torch.equal(counts[:-1], neuron.spike_counts(x, where.expand(x.shape))[0].reshape(-1))
 
 
 @pytest.mark.parametrize("signs", ["one", "mirrored", "octaves"])

@@ -68,6 +68,11 @@ def laid_out(x: Tensor, where: Tensor | None, in_order: bool = False) -> tuple[T
         out = out.contiguous() if in_order else out
         if x.stride() != out.stride():
             x = torch.empty_like(out).copy_(x)
+    return out, x, mask_like(out, where)
+
+
+def mask_like(out: Tensor, where: Tensor | None) -> Tensor | None:
+    """The mask in the shape and layout of the output."""
     if where is None or (where.shape == out.shape and where.stride() == out.stride()):
-        return out, x, where
-    return out, x, torch.empty_like(out, dtype=torch.bool).copy_(where)
+        return where
+    return torch.empty_like(out, dtype=torch.bool).copy_(where)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mbe_plugin.kernels.asked import Asked
+from mbe_plugin.kernels.asked import Asked, mask_like
 from mbe_plugin.kernels.triton_gpu import DTYPES
 from mbe_plugin.kernels.triton_gpu.compiled import cells as by_cells
 from mbe_plugin.kernels.triton_gpu.compiled import kernels
@@ -49,10 +49,7 @@ def _laid_out(x: Tensor, asked: Asked) -> tuple[Tensor, Tensor, Tensor | None, t
         out = torch.empty_like(x)
         rows = None if x.stride() == out.stride() else _rows_apart(x, out)
         if rows is not None:
-            where = asked.where
-            if where is not None and where.stride() != out.stride():
-                where = torch.empty_like(out, dtype=torch.bool).copy_(where)
-            return out, x, where, rows
+            return out, x, mask_like(out, asked.where), rows
     return *asked.laid_out(x), None
 
 
@@ -81,7 +78,7 @@ def _launch_elements(
     kernels.neuron[(parts(x.numel(), block),)](
         bits(x), bits(out), x if where is None else where.view(torch.uint8), *tables(asked), cell_tables(asked, cells),
         exponents, found, *counters(asked, found), *limits(asked, torch.float32 if asked.shared == "channel" else x.dtype),
-        x.numel(), *(rows or (1, 1)), inner, along, **constants(asked, cells), DTYPE=DTYPES[x.dtype],
+        x.numel(), *(rows or (1, 1)), inner, along, **constants(asked), CELLS=cells, DTYPE=DTYPES[x.dtype],
         MASKED=where is not None, STRIDED=rows is not None, SHARED=asked.shared, WIDE=inner * along > WIDE, BLOCK=block,
         PTX=in_ptx(), num_warps=4, enable_fp_fusion=False,
     )  # fmt: skip
@@ -95,7 +92,8 @@ def _launch_rows(x: Tensor, out: Tensor, found: Tensor, asked: Asked, block: int
     cells = cells_of(asked)
     kernels.numerators[(parts(rows, together),)](
         x, out, *tables(asked), cell_tables(asked, cells), found, *counters(asked, found), *limits(asked, x.dtype), rows,
-        columns, **constants(asked, cells), ROWS=together, COLUMNS=wide, PTX=in_ptx(), num_warps=4, enable_fp_fusion=False,
+        columns, **constants(asked), CELLS=cells, ROWS=together, COLUMNS=wide, PTX=in_ptx(), num_warps=4,
+        enable_fp_fusion=False,
     )  # fmt: skip
 
 
@@ -128,7 +126,7 @@ def in_ptx() -> bool:
     return os.environ.get("TRITON_INTERPRET") != "1"
 
 
-def constants(asked: Asked, cells: int = 0) -> dict[str, Any]:
+def constants(asked: Asked) -> dict[str, Any]:
     """What kind of neuron it is: the kernels' compile-time constants."""
     time_steps, bases = asked.tables[0].shape
     banks, reduction = asked.tables[4].numel(), REDUCTIONS[asked.reduction]
@@ -147,7 +145,6 @@ def constants(asked: Asked, cells: int = 0) -> dict[str, Any]:
         "BANKS": banks,
         "LEVELS": (segments - 1).bit_length(),
         "BINS": power_of_two(keys + 1),
-        "CELLS": cells,
         "COUNTED": asked.counted,
         "SLOTS": asked.event_slots,
         "RANGED": asked.calibrated is not None,
