@@ -56,6 +56,7 @@ LARGEST_BFLOAT16, LARGEST_FLOAT16 = F((2.0 - 2.0**-7) * 2.0**127), F(65504.0)
 SQRT2, INVERSE_SQRT2 = F(2.0**0.5), F(2.0**-0.5)
 MAGNITUDE, FIELD, MANTISSA = 0x7FFFFFFF, 0xFF, 0x7FFFFF
 
+_SIGNATURE = types.void(types.CPointer(types.int64), types.int64, types.int64, types.int64)
 _UNWRAPPED: dict[str, Any] = {
     "no_cpython_wrapper": True,
     "no_cfunc_wrapper": True,
@@ -838,11 +839,7 @@ def longs(count):
     return np.zeros(count, np.int64)
 
 
-@cfunc(
-    types.void(types.CPointer(types.int64), types.int64, types.int64, types.int64),
-    cache=True,
-    error_model="numpy",
-)
+@cfunc(_SIGNATURE, cache=True, error_model="numpy")
 def neuron(arguments, first, last, thread):
     """Elements first .. last - 1 of a call, by one of its threads; ARGUMENTS says what each number stands for."""
     a = carray(arguments, (TABLE + 1,))
@@ -959,11 +956,7 @@ def neuron(arguments, first, last, thread):
         write_ends(ends, carray(float32s(a[ENDS] + 8 * thread), (2,)))
 
 
-@cfunc(
-    types.void(types.CPointer(types.int64), types.int64, types.int64, types.int64),
-    cache=True,
-    error_model="numpy",
-)
+@cfunc(_SIGNATURE, cache=True, error_model="numpy")
 def looked_up(arguments, first, last, thread):
     """The same for inputs of 16 bits, all of them asked about, by what ``neuron`` has made of every one, TABLE [2^16]."""
     a = carray(arguments, (TABLE + 1,))

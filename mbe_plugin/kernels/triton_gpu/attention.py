@@ -75,7 +75,7 @@ def attended(
         attention.attend[(parts(queries, sizes[0]) * lead.numel(),)](
             bits(q), bits(k), bits(v), masked, bits(out), *tables(exp2), cell_tables(exp2, cells), *tables(reciprocal),
             *counted, *shown, ranges[0][-1], scale, lead[-1] if lead else 1, queries, keys, q.shape[-1], v.shape[-1],
-            *strides, *masked.stride()[-4:], **_named("E", exp2, cells), **_named("R", reciprocal),
+            *strides, *masked.stride()[-4:], **_named("E", exp2), **_named("R", reciprocal), E_CELLS=cells,
             WEIGHT_BITS=weights.kept_bits if weights else 0, MIXED_BITS=mixed.kept_bits, MASK=kind, CAUSAL=causal,
             DTYPE=DTYPES[q.dtype], PRECISION="tf32" if exact else "tf32x3", PTX=in_ptx(), QUERIES=sizes[0], KEYS=sizes[1],
             WIDE=wide, VALUE_WIDE=value_wide, num_warps=WARPS, num_stages=1, maxnreg=REGISTERS, enable_fp_fusion=False,
@@ -96,10 +96,8 @@ def _masking(mask: Tensor | None, shape: tuple[int, ...], q: Tensor) -> tuple[st
     return kind, mask.expand(shape)[(None,) * (4 - len(shape))]
 
 
-def _named(prefix: str, asked: Asked, cells: int = 0) -> dict[str, Any]:
+def _named(prefix: str, asked: Asked) -> dict[str, Any]:
     """constants() under the names that the kernel has for this neuron."""
     return {
-        f"{prefix}_{name}": value
-        for name, value in constants(asked, cells).items()
-        if name not in COUNTED_ELSEWHERE
+        f"{prefix}_{name}": value for name, value in constants(asked).items() if name not in COUNTED_ELSEWHERE
     }

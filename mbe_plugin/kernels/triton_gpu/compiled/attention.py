@@ -129,7 +129,7 @@ def attend(
     E_BANKS: tl.constexpr, E_LEVELS: tl.constexpr, E_BINS: tl.constexpr, E_CELLS: tl.constexpr,
     R_FORM: tl.constexpr, R_KIND: tl.constexpr, R_POWER: tl.constexpr, R_ONE_SIDED: tl.constexpr,
     R_MIRRORED: tl.constexpr, R_OCTAVES: tl.constexpr, R_KEPT_BITS: tl.constexpr, R_T: tl.constexpr, R_N: tl.constexpr,
-    R_BANKS: tl.constexpr, R_LEVELS: tl.constexpr, R_BINS: tl.constexpr, R_CELLS: tl.constexpr,
+    R_BANKS: tl.constexpr, R_LEVELS: tl.constexpr, R_BINS: tl.constexpr,
     WEIGHT_BITS: tl.constexpr, MIXED_BITS: tl.constexpr, MASK: tl.constexpr, CAUSAL: tl.constexpr, DTYPE: tl.constexpr,
     PRECISION: tl.constexpr, PTX: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, WIDE: tl.constexpr,
     VALUE_WIDE: tl.constexpr,

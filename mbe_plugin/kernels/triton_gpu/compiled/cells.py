@@ -62,9 +62,8 @@ def lay_out(
     tl.store(cell_tables + 1, per_unit)
     tl.store(cell_tables + 2, float_of(tl.max(here, axis=0)))
     tl.store(cell_tables + HEAD + 2 * cell, float_of(before))
-    tl.store(
-        cell_tables + HEAD + 2 * cell + 1, tl.where(there, following, float("nan"))
-    )  # nothing is at or above NaN
+    following = tl.where(there, following, float("nan"))  # nothing is at or above NaN
+    tl.store(cell_tables + HEAD + 2 * cell + 1, following)
     bank = tl.arange(0, CELLS)  # of which there are no more
     there = bank < BANKS
     row = cell_tables + HEAD + 2 * CELLS + 4 * bank

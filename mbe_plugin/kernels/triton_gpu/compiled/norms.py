@@ -26,7 +26,7 @@ def normalize(
     DTYPE: tl.constexpr, PARAMETERS: tl.constexpr, CENTERED: tl.constexpr, GAIN: tl.constexpr, SHIFT: tl.constexpr,
     DEVIATION_BITS: tl.constexpr, FORM: tl.constexpr, KIND: tl.constexpr, POWER: tl.constexpr, ONE_SIDED: tl.constexpr,
     MIRRORED: tl.constexpr, OCTAVES: tl.constexpr, KEPT_BITS: tl.constexpr, T: tl.constexpr, N: tl.constexpr,
-    BANKS: tl.constexpr, LEVELS: tl.constexpr, BINS: tl.constexpr, CELLS: tl.constexpr, COUNTED: tl.constexpr,
+    BANKS: tl.constexpr, LEVELS: tl.constexpr, BINS: tl.constexpr, COUNTED: tl.constexpr,
     SLOTS: tl.constexpr, RANGED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, PTX: tl.constexpr,
 ):  # fmt: skip
     """Some rows, with gains and shifts of the dtype PARAMETERS; counters of the deviation's neuron, and of the other.
