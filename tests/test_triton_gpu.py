@@ -244,7 +244,8 @@ def test_operators_in_one_pass(causal: bool, dtype: torch.dtype, monkeypatch: py
                     results.append(call(one).float())
                 counted.append([(int(n.seen), int(n.outside), int(n.beyond)) for n in neurons])
         error = (results[0] - results[1]).abs()
-        assert float(error.max()) <= 2.0**-7 * float(results[1].abs().max())
+        largest = {torch.float32: 2.0**-8, torch.bfloat16: 2.0**-7}[dtype]
+        assert float(error.max()) <= largest * float(results[1].abs().max())
         assert float(error.median()) <= 1e-6
         for here, there in zip(*counted, strict=True):
             assert here[0] == there[0] and here[1] == there[1]

@@ -75,8 +75,8 @@ def test_vision(family: str) -> None:
 @pytest.mark.parametrize("family", LARGE)
 @pytest.mark.filterwarnings("ignore::mbe_plugin.RangeWarning")
 def test_large_vision(family: str) -> None:
-    # as they are initialised: times three, MaxViT's gates get inputs up to 4e5 from the random numbers of some machines
-    check_close(*LARGE[family], by=1.0)
+    # MaxViT as it is initialised: times three, its gates get inputs up to 4e5 from the random numbers of some machines
+    check_close(*LARGE[family], by=1.0 if family == "MaxViT" else WEIGHT_SCALE)
 
 
 @pytest.mark.parametrize("family", ["BERT", "GPT-2", "Llama", "T5"])
