@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.energy_row import Row
+from mbe_plugin.analysis.colours import OKABE_ITO
+from mbe_plugin.analysis.figures import MARKERS
 
 PUBLISHED = 17.29  # percent, of the MBE paper's ViT-M/16 at T = 16, by its own count
-# settings that begin so: marker and colour, which colour-blind eyes tell apart
-FAMILIES = {
-    "default": ("o", "#0072B2"),
-    "every value encoded": ("s", "#56B4E9"),
-    "published": ("X", "#D55E00"),
-    "first spike": ("^", "#009E73"),
-    "low energy": ("D", "#E69F00"),
-    "tuned": ("*", "#CC79A7"),
-}
+FAMILIES = (
+    "default",
+    "every value encoded",
+    "published",
+    "first spike",
+    "low energy",
+    "tuned",
+)  # how settings begin
 
 
 def frontier(rows: Sequence[Row], path: Path) -> None:
@@ -51,7 +52,7 @@ def _panel(axes: Any, rows: Sequence[Row]) -> None:
             least = 1 - row.minimum_cosine
             best.append((100 * row.complete_float32, least))
     axes.loglog(*zip(*best, strict=True), color="0.75", linewidth=3, zorder=0)
-    for family, (marker, colour) in FAMILIES.items():
+    for family, marker, colour in zip(FAMILIES, MARKERS, OKABE_ITO, strict=False):  # there are more of both
         of_family = [row for row in rows if row.setting.startswith(family)]
         places = [(100 * row.complete_float32, 1 - row.minimum_cosine) for row in of_family]
         if places:

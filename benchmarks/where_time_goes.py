@@ -11,18 +11,16 @@ from __future__ import annotations
 
 import argparse
 import cProfile
-import pstats
-import time
 from collections import Counter
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict, dataclass
-from statistics import median
 
 import torch
 from torch import nn
 
 import mbe_plugin
-from benchmarks._common import RESULTS, markdown_table, provenance, write_csv
+from benchmarks._common import RESULTS, interleaved_medians, markdown_table, provenance, write_csv
 from benchmarks.speed_networks import NETWORKS, Inputs
 from mbe_plugin import MBEConfig
 
@@ -30,7 +28,6 @@ ENTERED = ("walk.py", "__torch_function__")  # once for each of torch's function
 MODULE_CALLED = ("nn/modules/module.py", "_call_impl")
 KERNEL = ("numba_cpu/teams.py", "run")
 PRODUCTS = ("linear", "matmul", "addmm", "scaled_dot_product_attention")
-WARM_UP = 2
 
 
 @dataclass(frozen=True)
@@ -83,33 +80,34 @@ def measured(name: str, time_steps: int, rounds: int) -> list[Row]:
     snn = mbe_plugin.convert(loaded.ann, loaded.calibration, MBEConfig(time_steps=time_steps))
     inputs = loaded.inputs(network.batch, network.length)
     forwards = {"ANN": loaded.ann, "SNN": snn}
-    seconds: dict[str, list[float]] = {kind: [] for kind in forwards}
     with torch.inference_mode():
-        for number in range(WARM_UP + rounds):
-            for kind, forward in forwards.items():
-                given = deepcopy(inputs)  # a cache is written into
-                started = time.perf_counter()
-                forward(**given)
-                if number >= WARM_UP:
-                    seconds[kind].append(time.perf_counter() - started)
+        calls = {kind: fresh(forward, inputs, 1 + rounds) for kind, forward in forwards.items()}
+        seconds = interleaved_medians(calls, rounds)
         return [
-            Row(name, kind, time_steps, median(seconds[kind]), *profiled(forward, inputs, rounds))
+            Row(name, kind, time_steps, seconds[kind], *profiled(fresh(forward, inputs, rounds), rounds))
             for kind, forward in forwards.items()
         ]
 
 
-def profiled(forward: nn.Module, inputs: Inputs, rounds: int) -> tuple[float, ...]:
+def fresh(forward: nn.Module, inputs: Inputs, times: int) -> Callable[[], object]:
+    """A call that can be made so many times: each gets a copy, since a cache is written into."""
+    copies = iter([deepcopy(inputs) for _ in range(times)])
+    return lambda: forward(**next(copies))
+
+
+def profiled(call: Callable[[], object], rounds: int) -> tuple[float, ...]:
     """The counts and shares of a Row."""
-    given = [deepcopy(inputs) for _ in range(rounds)]
     with cProfile.Profile() as profile:
-        for each in given:
-            forward(**each)
+        for _ in range(rounds):
+            call()
     calls, own = Counter[tuple[str, str]](), Counter[str]()
-    for (file, _, function), (_, number, took, *_) in pstats.Stats(profile).stats.items():  # type: ignore[attr-defined]
-        own[part_of(file, function)] += took
+    for entry in profile.getstats():
+        built_in = isinstance(entry.code, str)  # and so not Python's
+        file, function = ("", entry.code) if built_in else (entry.code.co_filename, entry.code.co_name)
+        own[part_of(file, function)] += entry.inlinetime
         for which in (ENTERED, MODULE_CALLED, KERNEL):
             if file.endswith(which[0]) and function == which[1]:
-                calls[which] += number
+                calls[which] += entry.callcount
     total = own.total()
     counts = (calls[which] // rounds for which in (ENTERED, MODULE_CALLED, KERNEL))
     parts = (
@@ -127,7 +125,7 @@ def profiled(forward: nn.Module, inputs: Inputs, rounds: int) -> tuple[float, ..
 
 def part_of(file: str, function: str) -> str:
     """Whose a function's own time is."""
-    if file == "~":  # not Python's
+    if not file:
         if any(name in function for name in PRODUCTS):
             return "products"
         return "functions" if "torch" in function else "others"
