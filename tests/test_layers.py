@@ -152,11 +152,10 @@ def test_optional_libraries_are_imported_where_they_are_used(library: str) -> No
     """At the top of a file only in the room of its own host, or in the files that are compiled by it."""
     homes = {
         ("hosts", f"{library}.py"),
-        ("kernels", f"{library}_cpu", "compiled.py"),
-        ("kernels", f"{library}_cpu", "rows.py"),
         ("sources", f"of_{library}.py"),
     }
-    rooms = {("kernels", f"{library}_gpu", "compiled"), ("hosts", library)}
+    compiled = {("kernels", f"{library}_{device}", "compiled") for device in ("cpu", "gpu")}
+    rooms = {*compiled, ("hosts", library)}
     for path in FILES:
         for node in ast.parse(path.read_text()).body:
             names = []

@@ -12,17 +12,21 @@ import torch
 from torch import Tensor
 
 from mbe_plugin.kernels.asked import Asked, laid_out
-from mbe_plugin.kernels.numba_cpu import DTYPES, compiled, teams
+from mbe_plugin.kernels.numba_cpu import DTYPES, teams
+from mbe_plugin.kernels.numba_cpu.compiled import kernels
+from mbe_plugin.kernels.numba_cpu.compiled import words as at
+from mbe_plugin.kernels.numba_cpu.compiled.numbers import BLOCK
+from mbe_plugin.kernels.numba_cpu.compiled.tables16 import by_table
 from mbe_plugin.neuron.scaling import KINDS, POWERS, REDUCTIONS
 
-# compiled's numbers for them
+# compiled.words' numbers for them
 FORM = {name: number for number, name in enumerate(("identity", "first_spike", "closed", "steps"))}
 KIND = {name: number for number, name in enumerate(KINDS)}
 POWER = {power: number for number, power in enumerate(POWERS)}
 SHARED = {name: number for number, name in enumerate(("", "tensor", "channel", "token"))}
 DTYPE = {dtype: number for number, dtype in enumerate(DTYPES)}
 
-Words = array  # of int64, by compiled.ARGUMENTS
+Words = array  # of int64, by compiled.words.ARGUMENTS
 NOWHERE = (inf, -inf)  # no range of accuracy beside the calibrated one
 TABLE_FROM = (
     1 << 18
@@ -43,6 +47,7 @@ def words_of(asked: Asked, counters: Sequence[Tensor] = ()) -> Words:
         time_steps, bases, asked.tables[4].numel(), *(table.data_ptr() for table in asked.tables), 0, 0, 1, 1, 0,
         asked.calibrated.data_ptr() if counters and asked.calibrated is not None else 0, low, high,
         *(counter.data_ptr() for counter in counters or asked.tables[:3]), 0, 0, 0, 0,
+        kernels.by_blocks.address or 0,
     ))  # fmt: skip
 
 
@@ -61,14 +66,14 @@ def neuron(x: Tensor, asked: Asked) -> tuple[Tensor, Tensor, Tensor]:
     row = x.shape[-1] if asked.scores else 0
     counts = torch.zeros(threads, asked.slots, dtype=torch.int64)
     words = words_of(asked._replace(tables=tables))
-    words[compiled.COUNTS], words[compiled.SLOTS] = counts.data_ptr(), counts.shape[1]
-    words[compiled.ENDS], words[compiled.SHARED] = ends.data_ptr(), SHARED[asked.shared]
+    words[at.COUNTS], words[at.SLOTS] = counts.data_ptr(), counts.shape[1]
+    words[at.ENDS], words[at.SHARED] = ends.data_ptr(), SHARED[asked.shared]
     if exponents is not None:
-        words[compiled.EXPONENTS], words[compiled.INNER] = (
+        words[at.EXPONENTS], words[at.INNER] = (
             exponents.data_ptr(),
             prod(x.shape[asked.dim :][1:]),
         )
-    words[compiled.ALONG] = x.shape[asked.dim] if x.dim() else 1
+    words[at.ALONG] = x.shape[asked.dim] if x.dim() else 1
     table = None if asked.slots or asked.shared else table_of(words, x)
     _run(words, x, out, where, threads, row, table)
     if threads == 1:
@@ -79,7 +84,7 @@ def neuron(x: Tensor, asked: Asked) -> tuple[Tensor, Tensor, Tensor]:
 def recorded(words: Words, counts: Tensor, tally: Tensor) -> Words:
     """The same words, with which a kernel also adds to a recording's counts [T, N] and tally [3]; see NeuronEvents."""
     told = words[:]
-    told[compiled.SPIKES], told[compiled.TALLY] = counts.data_ptr(), tally.data_ptr()
+    told[at.SPIKES], told[at.TALLY] = counts.data_ptr(), tally.data_ptr()
     return told
 
 
@@ -90,9 +95,9 @@ def counted(words: Words, x: Tensor, where: Tensor | None, scores: bool = False)
     """
     out, x, where = laid_out(x, where, in_order=scores)
     told = words[:]
-    table = None if scores or where is not None or words[compiled.SPIKES] else table_of(words, x)
+    table = None if scores or where is not None or words[at.SPIKES] else table_of(words, x)
     _run(told, x, out, where, teams.threads_for(x.numel()), x.shape[-1] if scores else 0, table)
-    return out, told[compiled.LOST] != 0
+    return out, told[at.LOST] != 0
 
 
 def table_of(words: Words, x: Tensor) -> Tensor | None:
@@ -105,7 +110,7 @@ def table_of(words: Words, x: Tensor) -> Tensor | None:
     every = every_number(x.dtype)
     table, threads = torch.empty_like(every), teams.threads_for(every.numel())
     told, ends = words[:], torch.empty(threads, 2)
-    told[compiled.CALIBRATED], told[compiled.ENDS] = 0, ends.data_ptr()
+    told[at.CALIBRATED], told[at.ENDS] = 0, ends.data_ptr()
     _run(told, every, table, None, threads, 0)
     return table
 
@@ -119,11 +124,11 @@ def every_number(dtype: torch.dtype) -> Tensor:
 def _run(
     words: Words, x: Tensor, out: Tensor, where: Tensor | None, threads: int, row: int, table: Tensor | None = None
 ) -> None:  # fmt: skip
-    words[compiled.INPUT], words[compiled.OUTPUT] = x.data_ptr(), out.data_ptr()
-    words[compiled.DTYPE], words[compiled.SCORES] = DTYPE[x.dtype], row
+    words[at.INPUT], words[at.OUTPUT] = x.data_ptr(), out.data_ptr()
+    words[at.DTYPE], words[at.SCORES] = DTYPE[x.dtype], row
     if where is not None:
-        words[compiled.WHERE] = where.data_ptr()
-    kernel = compiled.neuron if table is None else compiled.looked_up
+        words[at.WHERE] = where.data_ptr()
+    kernel = kernels.neuron if table is None else by_table
     if table is not None:
-        words[compiled.TABLE] = table.data_ptr()
-    teams.run(kernel.address or 0, words.buffer_info()[0], x.numel(), threads, row or compiled.BLOCK)
+        words[at.TABLE] = table.data_ptr()
+    teams.run(kernel.address or 0, words.buffer_info()[0], x.numel(), threads, row or BLOCK)

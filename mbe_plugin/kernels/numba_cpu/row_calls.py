@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mbe_plugin.kernels.numba_cpu import compiled, rows, teams
+from mbe_plugin.kernels.numba_cpu import teams
 from mbe_plugin.kernels.numba_cpu.calls import Words, float32_bits
+from mbe_plugin.kernels.numba_cpu.compiled import kernels, rows
+from mbe_plugin.kernels.numba_cpu.compiled import words as at
 from mbe_plugin.kernels.numba_cpu.sums import lanes
 
 
@@ -28,7 +30,7 @@ def normalized(
     places = (0 if p is None else p.data_ptr() for p in (gains, shifts))
     what = lanes(columns), float32_bits(eps), centered, *places, rows.row_sum.address or 0
     _run(rows.normalize, first, second, x, out, columns, what)
-    return out, first[compiled.LOST] != 0, second[compiled.LOST] != 0
+    return out, first[at.LOST] != 0, second[at.LOST] != 0
 
 
 def divided(x: Tensor, totals: Tensor, of_rows: Words | None, of_totals: Words) -> tuple[Tensor, bool, bool]:
@@ -38,7 +40,7 @@ def divided(x: Tensor, totals: Tensor, of_rows: Words | None, of_totals: Words) 
     """
     out, first, second = torch.empty_like(x), None if of_rows is None else of_rows[:], of_totals[:]
     _run(rows.divide, first, second, x, out, x.shape[-1], (totals.data_ptr(),))
-    return out, first is not None and first[compiled.LOST] != 0, second[compiled.LOST] != 0
+    return out, first is not None and first[at.LOST] != 0, second[at.LOST] != 0
 
 
 def _run(
@@ -53,7 +55,7 @@ def _run(
     threads, each = teams.threads_for(x.numel()), rows.room_for(columns)
     room = torch.empty(threads * each, dtype=torch.uint8)
     arguments = array("q", (
-        compiled.neuron.address or 0, 0 if first is None else first.buffer_info()[0], second.buffer_info()[0],
+        kernels.neuron.address or 0, 0 if first is None else first.buffer_info()[0], second.buffer_info()[0],
         room.data_ptr(), each, x.data_ptr(), out.data_ptr(), columns, *what,
     ))  # fmt: skip
     teams.run(kernel.address, arguments.buffer_info()[0], x.numel() // columns, threads, 1)

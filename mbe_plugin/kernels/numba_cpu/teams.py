@@ -46,14 +46,14 @@ def _callable(kernel: int) -> Callable[[int, int, int, int], None]:
 
 @cache
 def _runner() -> Run:
-    from mbe_plugin.kernels.numba_cpu import compiled
+    from mbe_plugin.kernels.numba_cpu.compiled import kernels
 
     try:
         library = ctypes.CDLL(str(next((Path(torch.__file__).parent / "lib").glob("libtorch_cpu.*"))))
         parallel, number = library.GOMP_parallel, library.omp_get_thread_num
     except (AttributeError, OSError, StopIteration):
         return on_python_threads
-    address, entry = ctypes.cast(number, ctypes.c_void_p).value, compiled.share.address
+    address, entry = ctypes.cast(number, ctypes.c_void_p).value, kernels.share.address
     parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
     parallel.restype = None
 

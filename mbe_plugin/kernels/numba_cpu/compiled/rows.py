@@ -11,57 +11,36 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import cfunc, njit, types
+from numba import types
 from numba.extending import intrinsic
 
+from mbe_plugin.kernels.numba_cpu.compiled.machine import (
+    bytes_at,
+    call_kernel,
+    float32s,
+    float_of,
+    int64s,
+    kernel,
+    stage,
+)
+from mbe_plugin.kernels.numba_cpu.compiled.numbers import ONE, ZERO, F
+from mbe_plugin.kernels.numba_cpu.compiled.words import INPUT, LOST, OUTPUT, WHERE, WORDS
+
 TOGETHER = 1 << 14  # elements that a neuron's call takes at once: they stay in the cache
-LEVELS, STEP_BITS = 4, 4  # of torch's sums: partial sums of 16, of 16 of those, and so on
+SUM_LEVELS, STEP_BITS = 4, 4  # of torch's sums: partial sums of 16, of 16 of those, and so on
 ABREAST = 4  # vectors that torch adds side by side
 MOST_LANES = 32  # numbers of a vector
 
-# of a neuron's words; the same numbers as compiled's, which the cache on the disk of this file must not depend on
-WORDS, INPUT, OUTPUT, WHERE, LOST = 40, 0, 1, 3, 36
 NORM_ARGUMENTS = (
     "kernel first second room each input output columns lanes eps centered gain shift sum".split()
 )
 QUOTIENT_ARGUMENTS = "kernel first second room each input output columns totals".split()
 (
-    KERNEL, FIRST, SECOND, ROOM, EACH, ROWS_INPUT, ROWS_OUTPUT, COLUMNS, LANES, EPS, CENTERED, GAIN, SHIFT, SUM,
+    KERNEL, FIRST, SECOND, ROOM, EACH, ROW_INPUT, ROW_OUTPUT, ROW_COLUMNS, LANES, EPS, CENTERED, ROW_GAIN, ROW_SHIFT, SUM,
 ) = range(len(NORM_ARGUMENTS))  # fmt: skip
 TOTALS = 8
 
-F = np.float32
-ZERO, ONE = F(0), F(1)
 _SUM = types.float32(*[types.int64] * 4)
-_SIGNATURE = types.void(types.CPointer(types.int64), types.int64, types.int64, types.int64)
-_UNWRAPPED: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-stage = njit(error_model="numpy", **_UNWRAPPED)
-
-
-def _pointer_to(kind: Any) -> Any:
-    @intrinsic
-    def pointer(context: Any, address: Any) -> Any:
-        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
-
-        return types.CPointer(kind)(types.int64), build
-
-    return pointer
-
-
-@intrinsic
-def call_neuron(context: Any, kernel: Any, words: Any, count: Any, thread: Any) -> Any:
-    """Call the neurons' kernel at an address for elements 0 .. count - 1."""
-
-    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        word = context.get_value_type(types.int64)
-        kind = ir.FunctionType(ir.VoidType(), [word.as_pointer(), word, word, word])
-        called = builder.inttoptr(args[0], kind.as_pointer())
-        zero = ir.Constant(word, 0)
-        builder.call(called, [builder.inttoptr(args[1], word.as_pointer()), zero, args[2], args[3]])
-        return context.get_dummy_value()
-
-    return types.void(*[types.int64] * 4), build
 
 
 @intrinsic
@@ -76,23 +55,10 @@ def call_sum(context: Any, function: Any, row: Any, columns: Any, lanes: Any, ro
     return types.float32(*[types.int64] * 5), build
 
 
-@intrinsic
-def float_of(context: Any, number: Any) -> Any:
-    """The float32 that has the bits of an int32."""
-
-    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], context.get_value_type(signature.return_type))
-
-    return types.float32(types.int32), build
-
-
-float32s, int64s, bytes_at = map(_pointer_to, (types.float32, types.int64, types.uint8))
-
-
 def room_for(columns: int) -> int:
     """How many bytes a thread needs for rows of so many columns."""
     together = max(TOGETHER // columns, 1)
-    floats = 2 * together * columns + columns + 3 * together + LEVELS * ABREAST * MOST_LANES
+    floats = 2 * together * columns + columns + 3 * together + SUM_LEVELS * ABREAST * MOST_LANES
     return 2 * 8 * WORDS + 4 * floats
 
 
@@ -108,7 +74,7 @@ def run_neuron(kernel, words, x, y, count, thread):
     """What the neuron with these words decodes of x [count], in y; addresses."""
     int64s(words)[INPUT] = x
     int64s(words)[OUTPUT] = y
-    call_neuron(kernel, words, count, thread)
+    call_kernel(kernel, words, 0, count, thread)
 
 
 @stage
@@ -118,13 +84,13 @@ def note_lost(own, given):
         int64s(given)[LOST] = 1
 
 
-@cfunc(_SUM, cache=True, error_model="numpy")
+@kernel(_SUM)
 def row_sum(row, columns, lanes, room):
-    """The sum of a row in the order in which torch adds it up; room for LEVELS * ABREAST * lanes. Addresses."""
+    """The sum of a row in the order in which torch adds it up; room for SUM_LEVELS * ABREAST * lanes. Addresses."""
     x, partial = float32s(row), float32s(room)
     width = ABREAST * lanes
     groups, vectors = columns // width, columns // lanes
-    for k in range(LEVELS * width):
+    for k in range(SUM_LEVELS * width):
         partial[k] = ZERO
     done = 0
     while done + (1 << STEP_BITS) <= groups:
@@ -132,7 +98,7 @@ def row_sum(row, columns, lanes, room):
             for k in range(width):
                 partial[k] += x[i * width + k]
         done += 1 << STEP_BITS
-        for level in range(1, LEVELS):
+        for level in range(1, SUM_LEVELS):
             for k in range(level * width, level * width + width):
                 partial[k] += partial[k - width]
                 partial[k - width] = ZERO
@@ -141,7 +107,7 @@ def row_sum(row, columns, lanes, room):
     for i in range(done * width, groups * width, width):
         for k in range(width):
             partial[k] += x[i + k]
-    for level in range(1, LEVELS):
+    for level in range(1, SUM_LEVELS):
         for k in range(width):
             partial[k] += partial[level * width + k]
     for i in range(groups * width, vectors * lanes, lanes):
@@ -188,13 +154,13 @@ def write_row(row, inverse, gain, shift, columns, out):
             y[j] += float32s(shift)[j]
 
 
-@cfunc(_SIGNATURE, cache=True, error_model="numpy")
+@kernel()
 def normalize(a, first, last, thread):
     """Rows first .. last - 1 of a LayerNorm or RMSNorm; NORM_ARGUMENTS says what each number stands for.
 
     The two neurons are those of the deviation and of 1/sqrt.
     """
-    columns, lanes, eps = a[COLUMNS], a[LANES], float_of(np.int32(a[EPS]))
+    columns, lanes, eps = a[ROW_COLUMNS], a[LANES], float_of(np.int32(a[EPS]))
     most = max(TOGETHER // columns, 1)
     row, of_deviation = 4 * columns, a[ROOM] + thread * a[EACH]
     of_variance = of_deviation + 8 * WORDS
@@ -207,7 +173,7 @@ def normalize(a, first, last, thread):
     copy_words(a[FIRST], of_deviation)
     copy_words(a[SECOND], of_variance)
     for start in range(first, last, most):
-        rows, x, y = min(most, last - start), a[ROWS_INPUT] + start * row, a[ROWS_OUTPUT] + start * row
+        rows, x, y = min(most, last - start), a[ROW_INPUT] + start * row, a[ROW_OUTPUT] + start * row
         if a[CENTERED]:
             for r in range(rows):
                 mean = call_sum(a[SUM], x + r * row, columns, lanes, partial) / F(columns)
@@ -219,18 +185,20 @@ def normalize(a, first, last, thread):
             float32s(variance)[r] = call_sum(a[SUM], squares, columns, lanes, partial) / F(columns) + eps
         run_neuron(a[KERNEL], of_variance, variance, inverse, rows, thread)
         for r in range(rows):
-            write_row(deviation + r * row, float32s(inverse)[r], a[GAIN], a[SHIFT], columns, y + r * row)
+            write_row(
+                deviation + r * row, float32s(inverse)[r], a[ROW_GAIN], a[ROW_SHIFT], columns, y + r * row
+            )
     note_lost(of_deviation, a[FIRST])
     note_lost(of_variance, a[SECOND])
 
 
-@cfunc(_SIGNATURE, cache=True, error_model="numpy")
+@kernel()
 def divide(a, first, last, thread):
     """Rows first .. last - 1 times the reciprocals of their totals; QUOTIENT_ARGUMENTS says what each number stands for.
 
     The second neuron is that of the reciprocal; the first encodes the rows, if there is one. The total 0 gives a row of 0.
     """
-    columns = a[COLUMNS]
+    columns = a[ROW_COLUMNS]
     most = max(TOGETHER // columns, 1)
     row, of_rows = 4 * columns, a[ROOM] + thread * a[EACH]
     of_totals = of_rows + 8 * WORDS
@@ -243,7 +211,7 @@ def divide(a, first, last, thread):
     if a[FIRST]:
         copy_words(a[FIRST], of_rows)
     for start in range(first, last, most):
-        rows, x, y = min(most, last - start), a[ROWS_INPUT] + start * row, a[ROWS_OUTPUT] + start * row
+        rows, x, y = min(most, last - start), a[ROW_INPUT] + start * row, a[ROW_OUTPUT] + start * row
         for r in range(rows):
             total = float32s(a[TOTALS])[start + r]
             bytes_at(some)[r] = total != ZERO

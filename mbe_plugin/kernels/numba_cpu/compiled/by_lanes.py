@@ -1,0 +1,273 @@
+"""A neuron's call on a processor with AVX-512, by the loops of ``lane_loops`` where there is one for it.
+
+Their operations are those of ``blocks``, but for powers of two, which commute with rounding as long as numbers are normal:
+``fill_table`` says whether a neuron's are.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import carray
+
+from mbe_plugin.kernels.numba_cpu.compiled.banks import breakpoints_of
+from mbe_plugin.kernels.numba_cpu.compiled.counting import (
+    BITS,
+    UNTIL_SPREAD,
+    count_digits,
+    note_events,
+    room_for_digits,
+    spread,
+    tally,
+)
+from mbe_plugin.kernels.numba_cpu.compiled.lane_loops import (
+    ASKED,
+    COLUMNS,
+    DIGITS,
+    DROPPED,
+    HIGH,
+    KEPT,
+    LEAST,
+    LEVEL_STEPS,
+    LEVELS,
+    LIMITS,
+    LOW,
+    MIDDLE,
+    MOST,
+    MOST_BANKS,
+    NANS,
+    SEGMENTS,
+    SHIFT,
+    STEPS_SENT,
+    TABLE_SIZE,
+    TOP,
+    largest_of,
+    run_as_it_is,
+    run_identity,
+    run_scores,
+)
+from mbe_plugin.kernels.numba_cpu.compiled.lanes import WIDTH
+from mbe_plugin.kernels.numba_cpu.compiled.machine import call_kernel, float32s, int64s, kernel, stage
+from mbe_plugin.kernels.numba_cpu.compiled.numbers import (
+    I32,
+    INFINITY,
+    LARGEST,
+    NAN,
+    ONE,
+    ZERO,
+    F,
+    floats,
+    integers,
+    longs,
+    power_of_two,
+)
+from mbe_plugin.kernels.numba_cpu.compiled.ranges import limits_of, note_range
+from mbe_plugin.kernels.numba_cpu.compiled.scores import in_log2
+from mbe_plugin.kernels.numba_cpu.compiled.words import (
+    BANKS,
+    BASES,
+    BIAS,
+    BLOCKS,
+    CALIBRATED,
+    CLOSED,
+    COUNTS,
+    DTYPE,
+    ENDS,
+    FLOAT32,
+    FORM,
+    FRACTION,
+    GAIN,
+    IDENTITY,
+    INPUT,
+    KEPT_BITS,
+    KIND,
+    MIRRORED,
+    NONE,
+    OCTAVES,
+    OFFSET,
+    OUTPUT,
+    OWN,
+    SCORES,
+    SHARED,
+    SLOTS,
+    SPIKES,
+    TIME_STEPS,
+    WEIGHT,
+    WHERE,
+    WORDS,
+)
+
+RUN = 960  # elements
+# of a table's numbers, so that powers of two commute with rounding; the second where what is decoded is scaled once more
+LARGEST_NUMBER, SMALLEST, SMALLEST_SCALED = F(2.0**100), F(2.0**-126), F(2.0**-39)
+
+
+@stage
+def row_shift_by_lanes(address, count, partial):
+    """scores.row_shift of the row at an address."""
+    row = carray(float32s(address), (count,))
+    for lane in range(WIDTH):
+        partial[lane] = -INFINITY
+    together = count - count % WIDTH
+    nan = largest_of(address, together, partial.ctypes.data)
+    for j in range(together, count):
+        nan |= row[j] != row[j]
+        partial[0] = max(partial[0], row[j])
+    largest = partial[0]
+    for lane in range(1, WIDTH):
+        largest = max(largest, partial[lane])
+    return NAN if nan else np.ceil(in_log2(largest))
+
+
+@stage
+def fill_table(a, table, order):
+    """A neuron's table, and of which bank each place is; whether its numbers allow what the loops do."""
+    numbers, share = power_of_two(I32(a[TIME_STEPS])), power_of_two(I32(-a[TIME_STEPS]))
+    whole = table.view(np.int32)
+    for level in range(LEVELS):
+        whole[LEVEL_STEPS + level] = 1 << level
+    table[TOP] = numbers - ONE
+    if a[FORM] == IDENTITY:
+        dropped = I32(23 - a[KEPT_BITS])
+        whole[KEPT], whole[MIDDLE] = I32(I32(-1) << dropped), I32(I32(1) << I32(dropped - 1))
+        whole[SEGMENTS], whole[DROPPED], whole[STEPS_SENT] = a[BASES] // 2, dropped, a[TIME_STEPS]
+        whole[DIGITS] = (1 << a[TIME_STEPS]) - 1
+        return True
+    breaks = breakpoints_of(a)
+    for b in range(1, breaks.size):
+        if not breaks[b - 1] <= breaks[b]:
+            return False
+    offset, gain = carray(float32s(a[OFFSET]), (a[BASES],)), carray(float32s(a[GAIN]), (a[BASES],))
+    weight, bias = carray(float32s(a[WEIGHT]), (a[BASES],)), carray(float32s(a[BIAS]), (a[BASES],))
+    least = SMALLEST_SCALED if a[KIND] == FRACTION else SMALLEST
+    for place in range(MOST_BANKS):
+        bank = 0
+        for level in range(LEVELS):
+            bank += ((place >> level) & 1) << (LEVELS - 1 - level)
+        order[place] = bank
+        b = min(bank, a[BASES] - 1)  # no input comes to a place without a bank
+        o, g, w, c = offset[b], gain[b] * numbers, weight[b] * share, bias[b]
+        fits = (abs(o) < LARGEST_NUMBER) & (abs(g) < INFINITY) & (abs(weight[b]) < LARGEST_NUMBER)
+        fits &= (weight[b] == ZERO) | (abs(w) >= least)
+        fits &= (abs(c) < LARGEST_NUMBER) & ((c == ZERO) | (a[KIND] != FRACTION) | (abs(c) >= least))
+        if not fits:
+            return False
+        for at, number in enumerate((o, g, w, c + ZERO)):
+            table[COLUMNS + at * MOST_BANKS + place] = number
+    for level in range(LEVELS):
+        size = max(1 << level, WIDTH)
+        for place in range(size):
+            # banks at or beyond the one in the middle of what is left by the levels before
+            bank = 1 << (LEVELS - 1 - level)
+            for before in range(level):
+                bank += ((place >> before) & 1) << (LEVELS - 1 - before)
+            table[LIMITS[level] + place] = breaks[bank - 1] if bank - 1 < breaks.size else NAN
+    return True
+
+
+@stage
+def nothing_sent(x, y, count, shift):
+    """What scores read of a row with NaN or infinity: NaN where such a number stands, or everywhere; else 0."""
+    scores, out = carray(float32s(x), (count,)), carray(float32s(y), (count,))
+    for j in range(count):
+        z = in_log2(scores[j]) - shift
+        out[j] = z if z != z else ZERO
+
+
+@stage
+def suits_lanes(a):
+    """Whether there is a loop for such a neuron and such inputs."""
+    if a[DTYPE] != FLOAT32 or a[SHARED] != OWN or a[WHERE] != 0:
+        return False
+    if (a[SLOTS] > 1 or a[SPIKES] != 0) and a[TIME_STEPS] > BITS:
+        return False
+    if a[FORM] == IDENTITY:
+        return not a[SCORES]
+    if a[SCORES] and not a[CALIBRATED]:
+        return False
+    one_each = a[BASES] == a[BANKS] and a[BANKS] <= MOST_BANKS and not a[MIRRORED] and not a[OCTAVES]
+    return a[FORM] == CLOSED and one_each and a[KIND] == (FRACTION if a[SCORES] else NONE)
+
+
+@kernel()
+def by_lanes(arguments, first, last, thread):
+    """Elements first .. last - 1 of a call, by one of its threads; block by block where there is no loop for it."""
+    a = carray(arguments, (WORDS,))
+    table, order = floats(TABLE_SIZE), integers(0 if a[FORM] == IDENTITY else MOST_BANKS, 0)
+    if not (suits_lanes(a) and fill_table(a, table, order)):
+        call_kernel(a[BLOCKS], a.ctypes.data, first, last, thread)
+        return
+    form, columns, recorded, ranged = a[FORM], a[SCORES], a[SPIKES] != 0, a[CALIBRATED] != 0
+    slots = a[TIME_STEPS] * a[BASES] + 1 if recorded else a[SLOTS]
+    counts = longs(slots) if recorded else carray(int64s(a[COUNTS] + 8 * thread * slots), (slots,))
+    by_digits, counted = slots > 1, slots > 0
+    sent = longs(1)
+    digits, rows = integers(RUN + WIDTH, 0), integers(RUN + WIDTH, 0)
+    sums, tallied = room_for_digits((order.size if order.size else a[BASES]) if by_digits else 0)
+    found, ends, some = longs(NANS + 1), floats(2 * WIDTH), floats(2 * WIDTH)
+    for lane in range(WIDTH):
+        ends[lane], ends[WIDTH + lane] = INFINITY, -INFINITY
+    table[LOW], table[HIGH], table[LEAST], table[MOST] = -LARGEST, LARGEST, -LARGEST, LARGEST
+    if ranged:
+        limits_of(a, table[LOW:])
+    shift, until_spread, full, start = ZERO, UNTIL_SPREAD, 0, first
+    while start < last:
+        count, x, y = min(RUN, last - start), a[INPUT] + 4 * start, a[OUTPUT] + 4 * start
+        if columns:
+            past = (start - first) % columns
+            count = min(count, columns - past)
+            if past == 0:
+                shift = row_shift_by_lanes(x, columns, some)
+                table[SHIFT] = shift
+        together = count - count % WIDTH
+        if abs(shift) < INFINITY:
+            for part in range(2):
+                done = together if part else 0
+                room, there = together, count
+                at_x, at_y = x, y
+                if part:
+                    room, there = WIDTH, count - together
+                    at_x, at_y = some.ctypes.data, some.ctypes.data + 4 * WIDTH
+                    if there == 0:
+                        break
+                    given = carray(float32s(x + 4 * together), (there,))
+                    for lane in range(WIDTH):
+                        some[lane] = given[lane if lane < there else 0]
+                told = (
+                    room, there, at_x, at_y, table.ctypes.data, digits.ctypes.data + 4 * done,
+                    rows.ctypes.data + 4 * done, found.ctypes.data, sent.ctypes.data, ends.ctypes.data,
+                    np.int64(counted), np.int64(ranged),
+                )  # fmt: skip
+                if form == IDENTITY:
+                    run_identity(*told)
+                elif columns:
+                    run_scores(*told)
+                else:
+                    run_as_it_is(*told)
+                if part:
+                    out = carray(float32s(y + 4 * together), (there,))
+                    for lane in range(there):
+                        out[lane] = some[WIDTH + lane]
+            if by_digits:
+                full = count_digits(count, digits, rows, 1, sums, tallied, full)
+        else:
+            nothing_sent(x, y, count, shift)
+        start += count
+        until_spread -= count
+        if by_digits and (until_spread < RUN or start >= last):
+            tally(sums, tallied)
+            spread(a, 1, order, tallied, counts)
+            full = 0
+            until_spread = UNTIL_SPREAD
+    found[ASKED] = sent[0] if columns else last - first
+    if counted and (form == IDENTITY or columns):
+        counts[slots - 1] += sent[0]
+    if ranged:
+        note_range(a, found)
+        if recorded:
+            note_events(a, counts, found[ASKED])
+    else:
+        low, high = INFINITY, -INFINITY
+        for lane in range(WIDTH):
+            low, high = min(low, ends[lane]), max(high, ends[WIDTH + lane])
+        out = carray(float32s(a[ENDS] + 8 * thread), (2,))
+        out[0], out[1] = (NAN, NAN) if found[NANS] or first == last else (low, high)

@@ -1,0 +1,104 @@
+"""What Numba's own language lacks: numbers at an address, the bits of a number, additions that threads share, calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import CellType, FunctionType
+from typing import Any
+from zlib import crc32
+
+from llvmlite import ir
+from numba import cfunc, njit, types
+from numba.extending import intrinsic
+
+SOURCES = crc32(b"".join(file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py"))))
+SIGNATURE = types.void(types.CPointer(types.int64), types.int64, types.int64, types.int64)
+_UNWRAPPED: dict[str, Any] = {
+    "no_cpython_wrapper": True,
+    "no_cfunc_wrapper": True,
+}  # nothing but kernels calls them
+stage = njit(error_model="numpy", **_UNWRAPPED)
+
+
+def kernel(signature: Any = SIGNATURE) -> Callable[[Any], Any]:
+    """What compiles a function that others call at its address, kept on the disk until one of these files changes.
+
+    Numba asks for the date of the function's own file only, but also for what the function has closed over: for SOURCES.
+    """
+
+    def compiled(function: Any) -> Any:
+        code = function.__code__.replace(co_freevars=("sources",))
+        closed = FunctionType(code, function.__globals__, function.__name__, None, (CellType(SOURCES),))
+        return cfunc(signature, cache=True, error_model="numpy")(closed)
+
+    return compiled
+
+
+def _pointer_to(kind: Any) -> Any:
+    """The intrinsic that takes an address as a pointer to numbers of this kind."""
+
+    @intrinsic
+    def pointer(context: Any, address: Any) -> Any:
+        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
+
+        return types.CPointer(kind)(types.int64), build
+
+    return pointer
+
+
+def _reread(kind: Any) -> Any:
+    """The intrinsic that takes the 32 bits of a number as those of another kind."""
+
+    @intrinsic
+    def reread(context: Any, number: Any) -> Any:
+        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return builder.bitcast(args[0], context.get_value_type(signature.return_type))
+
+        return kind(number), build
+
+    return reread
+
+
+@intrinsic
+@intrinsic
+def call_kernel(context: Any, kernel: Any, arguments: Any, first: Any, last: Any, thread: Any) -> Any:
+    """Call the kernel at an address."""
+
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        word = context.get_value_type(types.int64)
+        kind = ir.FunctionType(ir.VoidType(), [word.as_pointer(), word, word, word])
+        called = builder.inttoptr(args[0], kind.as_pointer())
+        builder.call(called, [builder.inttoptr(args[1], word.as_pointer()), *args[2:]])
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 5), build
+
+
+@intrinsic
+def add_to(context: Any, address: Any, number: Any) -> Any:
+    """Add to the integer at an address, which other threads may be adding to."""
+
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = context.get_value_type(types.int64).as_pointer()
+        builder.atomic_rmw("add", builder.inttoptr(args[0], kind), args[1], "monotonic")
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), build
+
+
+@intrinsic
+def call_thread_number(context: Any, function: Any) -> Any:
+    """Call omp_get_thread_num, which is at an address."""
+
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = ir.FunctionType(context.get_value_type(types.int32), [])
+        return builder.call(builder.inttoptr(args[0], kind.as_pointer()), [])
+
+    return types.int32(types.int64), build
+
+
+bits_of, float_of = _reread(types.int32), _reread(types.float32)
+float32s, int32s, int64s = map(_pointer_to, (types.float32, types.int32, types.int64))
+uint16s, bytes_at = map(_pointer_to, (types.uint16, types.uint8))
