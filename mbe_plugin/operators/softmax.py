@@ -136,9 +136,9 @@ class Attention(SpikingOperator):
     ) -> Tensor:
         """query [..., L, E], key [..., S, E], value [..., S, V] -> [..., L, V]."""
         q, k, v = _encode(self.query, query, -1), _encode(self.key, key, -1), _encode(self.value, value, -2)
-        if enable_gqa:
-            k, v = (t.repeat_interleave(q.shape[-3] // t.shape[-3], dim=-3) for t in (k, v))
         scale = query.shape[-1] ** -0.5 if scale is None else scale
+        if enable_gqa and (self._turns(q, k) > 1 or q.device.type != "cpu"):
+            k, v = (_for_each_head(t, q.shape[-3]) for t in (k, v))
         if not dropout_p:
             out = _in_one_pass(self, q, k, v, scale, attn_mask, is_causal)
             if out is not None:
@@ -154,7 +154,7 @@ class Attention(SpikingOperator):
     ) -> tuple[Tensor, Tensor]:
         """Weights times v and the weights' sum for scaled queries q, of which the first row is number ``first``."""
         heads, rows = q.shape[:-2], q.dim() - 2
-        turns = -(-q.shape[:-1].numel() * k.shape[-2] // self._most(q))
+        turns = self._turns(q, k)
         dim = next((d for d, size in enumerate(heads) if size > 1), rows)
         if turns <= 1 or q.shape[dim] <= 1:
             return self._weighed(q, k, v, mask, causal, dropout_p, first)
@@ -171,6 +171,10 @@ class Attention(SpikingOperator):
         mixed, totals = zip(*parts, strict=True)
         return torch.cat(mixed, dim), torch.cat(totals, dim)
 
+    def _turns(self, q: Tensor, k: Tensor) -> int:
+        """How many, so that no more scores are held at a time than may be."""
+        return -(-q.shape[:-1].numel() * k.shape[-2] // self._most(q))
+
     def _most(self, q: Tensor) -> int:
         listener = getattr(self.softmax.exp2, "spike_listener", None)
         listened = listener is not None and not listener.counts_suffice
@@ -180,12 +184,12 @@ class Attention(SpikingOperator):
     def _weighed(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, dropout_p: float, first: int
     ) -> tuple[Tensor, Tensor]:
-        scores = _masked(q @ k.transpose(-2, -1), mask, causal, first)
+        scores = _masked(_product(q, k.transpose(-2, -1)), mask, causal, first)
         weights = _encode(self.weights, self.softmax.numerators(scores, -1), -1)
         total = weights.sum(dim=-1, keepdim=True)
         if dropout_p:
             weights = torch.dropout(weights, dropout_p, True)
-        return weights @ v, total
+        return _product(weights, v), total
 
 
 def _in_one_pass(
@@ -208,6 +212,19 @@ def _in_one_pass(
         return None
     coder = weights[0] if weights else None
     return attention.attended(q, k, v, float(scale), mask, is_causal, exp2, reciprocal, coder, mixed)
+
+
+def _for_each_head(t: Tensor, heads: int) -> Tensor:
+    """Keys or values of groups of heads, repeated for each of them."""
+    return t if t.shape[-3] == heads else t.repeat_interleave(heads // t.shape[-3], dim=-3)
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b, where b [..., groups, M, N] may serve groups of a's heads [..., heads, L, M], without being repeated."""
+    if a.dim() < 3 or b.dim() < 3 or b.shape[-3] == a.shape[-3]:
+        return a @ b
+    grouped = a.reshape(*a.shape[:-3], b.shape[-3], -1, a.shape[-1]) @ b
+    return grouped.reshape(*grouped.shape[:-3], *a.shape[-3:-1], b.shape[-1])
 
 
 def _encode(encoder: nn.Module, x: Tensor, dim: int) -> Tensor:

@@ -264,7 +264,7 @@ class Router(WatchedForward):
                 lambda: operator(*spec.arguments(frame.module, x)),
                 exact,
             )
-        mark(out, spec.emits)
+            mark(out, spec.emits)
         return out
 
     def _off(self) -> AbstractContextManager[Any]:
