@@ -96,7 +96,7 @@ from mbe_plugin.kernels.numba_cpu.compiled.words import (
     WORDS,
 )
 
-RUN = 960  # elements
+RUN = 960  # elements whose digits are counted together
 # of a table's numbers, so that powers of two commute with rounding; the second where what is decoded is scaled once more
 LARGEST_NUMBER, SMALLEST, SMALLEST_SCALED = F(2.0**100), F(2.0**-126), F(2.0**-39)
 
@@ -139,12 +139,11 @@ def fill_table(a, table, order):
     offset, gain = carray(float32s(a[OFFSET]), (a[BASES],)), carray(float32s(a[GAIN]), (a[BASES],))
     weight, bias = carray(float32s(a[WEIGHT]), (a[BASES],)), carray(float32s(a[BIAS]), (a[BASES],))
     least = SMALLEST_SCALED if a[KIND] == FRACTION else SMALLEST
+    for level in range(LEVELS):  # the bits of a bank from the other end
+        for place in range(1 << level):
+            order[(1 << level) + place] = order[place] + (MOST_BANKS >> (level + 1))
     for place in range(MOST_BANKS):
-        bank = 0
-        for level in range(LEVELS):
-            bank += ((place >> level) & 1) << (LEVELS - 1 - level)
-        order[place] = bank
-        b = min(bank, a[BASES] - 1)  # no input comes to a place without a bank
+        b = min(order[place], a[BASES] - 1)  # no input comes to a place without a bank
         o, g, w, c = offset[b], gain[b] * numbers, weight[b] * share, bias[b]
         fits = (abs(o) < LARGEST_NUMBER) & (abs(g) < INFINITY) & (abs(weight[b]) < LARGEST_NUMBER)
         fits &= (weight[b] == ZERO) | (abs(w) >= least)
@@ -154,14 +153,26 @@ def fill_table(a, table, order):
         for at, number in enumerate((o, g, w, c + ZERO)):
             table[COLUMNS + at * MOST_BANKS + place] = number
     for level in range(LEVELS):
-        size = max(1 << level, WIDTH)
-        for place in range(size):
-            # banks at or beyond the one in the middle of what is left by the levels before
-            bank = 1 << (LEVELS - 1 - level)
-            for before in range(level):
-                bank += ((place >> before) & 1) << (LEVELS - 1 - before)
-            table[LIMITS[level] + place] = breaks[bank - 1] if bank - 1 < breaks.size else NAN
+        for place in range(max(1 << level, WIDTH)):
+            # the bank in the middle of those that the levels before have left
+            bank = order[place % (1 << level)] + (MOST_BANKS >> (level + 1))
+            table[LIMITS[level] + place] = breaks[bank - 1] if bank <= breaks.size else NAN
     return True
+
+
+@stage
+def address_of(numbers):
+    """Where an array's numbers begin."""
+    return np.int64(numbers.ctypes.data)
+
+
+@stage
+def write_lane_ends(ends, none, out):
+    """The least and the largest of all lanes; NaN where there are none, or one is NaN."""
+    low, high = ends[0], ends[WIDTH]
+    for lane in range(1, WIDTH):
+        low, high = min(low, ends[lane]), max(high, ends[WIDTH + lane])
+    out[0], out[1] = (NAN, NAN) if none else (low, high)
 
 
 @stage
@@ -188,6 +199,22 @@ def suits_lanes(a):
     return a[FORM] == CLOSED and one_each and a[KIND] == (FRACTION if a[SCORES] else NONE)
 
 
+@stage
+def take_left(x, left, some):
+    """The last elements of a block, at an address, and others that fill a register; some [2 * WIDTH]."""
+    given = carray(float32s(x), (left,))
+    for lane in range(WIDTH):
+        some[lane] = given[lane if lane < left else 0]
+
+
+@stage
+def give_left(y, left, some):
+    """What came of them, behind them in some."""
+    out = carray(float32s(y), (left,))
+    for lane in range(left):
+        out[lane] = some[WIDTH + lane]
+
+
 @kernel()
 def by_lanes(arguments, first, last, thread):
     """Elements first .. last - 1 of a call, by one of its threads; block by block where there is no loop for it."""
@@ -196,19 +223,26 @@ def by_lanes(arguments, first, last, thread):
     if not (suits_lanes(a) and fill_table(a, table, order)):
         call_kernel(a[BLOCKS], a.ctypes.data, first, last, thread)
         return
-    form, columns, recorded, ranged = a[FORM], a[SCORES], a[SPIKES] != 0, a[CALIBRATED] != 0
+    columns, recorded, ranged = a[SCORES], a[SPIKES] != 0, a[CALIBRATED] != 0
     slots = a[TIME_STEPS] * a[BASES] + 1 if recorded else a[SLOTS]
     counts = longs(slots) if recorded else carray(int64s(a[COUNTS] + 8 * thread * slots), (slots,))
-    by_digits, counted = slots > 1, slots > 0
-    sent = longs(1)
+    by_digits = slots > 1
     digits, rows = integers(RUN + WIDTH, 0), integers(RUN + WIDTH, 0)
     sums, tallied = room_for_digits((order.size if order.size else a[BASES]) if by_digits else 0)
-    found, ends, some = longs(NANS + 1), floats(2 * WIDTH), floats(2 * WIDTH)
+    found, sent, ends, some = longs(NANS + 1), longs(1), floats(2 * WIDTH), floats(2 * WIDTH)
     for lane in range(WIDTH):
         ends[lane], ends[WIDTH + lane] = INFINITY, -INFINITY
     table[LOW], table[HIGH], table[LEAST], table[MOST] = -LARGEST, LARGEST, -LARGEST, LARGEST
     if ranged:
         limits_of(a, table[LOW:])
+    at_table, at_digits, at_rows = address_of(table), address_of(digits), address_of(rows)
+    at_found, at_sent, at_ends, at_some = (
+        address_of(found),
+        address_of(sent),
+        address_of(ends),
+        address_of(some),
+    )
+    counted, known = np.int64(slots > 0), np.int64(ranged)
     shift, until_spread, full, start = ZERO, UNTIL_SPREAD, 0, first
     while start < last:
         count, x, y = min(RUN, last - start), a[INPUT] + 4 * start, a[OUTPUT] + 4 * start
@@ -218,35 +252,33 @@ def by_lanes(arguments, first, last, thread):
             if past == 0:
                 shift = row_shift_by_lanes(x, columns, some)
                 table[SHIFT] = shift
-        together = count - count % WIDTH
         if abs(shift) < INFINITY:
-            for part in range(2):
-                done = together if part else 0
-                room, there = together, count
-                at_x, at_y = x, y
+            whole = count - count % WIDTH
+            for part in range(
+                2 if whole < count else 1
+            ):  # whole registers as they lie, and one that is not filled
+                size, there, from_x, to_y, done = whole, whole, x, y, 0
                 if part:
-                    room, there = WIDTH, count - together
-                    at_x, at_y = some.ctypes.data, some.ctypes.data + 4 * WIDTH
-                    if there == 0:
-                        break
-                    given = carray(float32s(x + 4 * together), (there,))
-                    for lane in range(WIDTH):
-                        some[lane] = given[lane if lane < there else 0]
+                    size, there, from_x, to_y, done = (
+                        WIDTH,
+                        count - whole,
+                        at_some,
+                        at_some + 4 * WIDTH,
+                        4 * whole,
+                    )
+                    take_left(x + done, there, some)
                 told = (
-                    room, there, at_x, at_y, table.ctypes.data, digits.ctypes.data + 4 * done,
-                    rows.ctypes.data + 4 * done, found.ctypes.data, sent.ctypes.data, ends.ctypes.data,
-                    np.int64(counted), np.int64(ranged),
+                    size, there, from_x, to_y, at_table, at_digits + done, at_rows + done, at_found, at_sent, at_ends,
+                    counted, known,
                 )  # fmt: skip
-                if form == IDENTITY:
+                if a[FORM] == IDENTITY:
                     run_identity(*told)
                 elif columns:
                     run_scores(*told)
                 else:
                     run_as_it_is(*told)
                 if part:
-                    out = carray(float32s(y + 4 * together), (there,))
-                    for lane in range(there):
-                        out[lane] = some[WIDTH + lane]
+                    give_left(y + done, there, some)
             if by_digits:
                 full = count_digits(count, digits, rows, 1, sums, tallied, full)
         else:
@@ -256,18 +288,13 @@ def by_lanes(arguments, first, last, thread):
         if by_digits and (until_spread < RUN or start >= last):
             tally(sums, tallied)
             spread(a, 1, order, tallied, counts)
-            full = 0
-            until_spread = UNTIL_SPREAD
+            until_spread, full = UNTIL_SPREAD, 0
     found[ASKED] = sent[0] if columns else last - first
-    if counted and (form == IDENTITY or columns):
+    if slots and (columns or a[FORM] == IDENTITY):
         counts[slots - 1] += sent[0]
     if ranged:
         note_range(a, found)
         if recorded:
             note_events(a, counts, found[ASKED])
     else:
-        low, high = INFINITY, -INFINITY
-        for lane in range(WIDTH):
-            low, high = min(low, ends[lane]), max(high, ends[WIDTH + lane])
-        out = carray(float32s(a[ENDS] + 8 * thread), (2,))
-        out[0], out[1] = (NAN, NAN) if found[NANS] or first == last else (low, high)
+        write_lane_ends(ends, found[NANS] or first == last, carray(float32s(a[ENDS] + 8 * thread), (2,)))
