@@ -22,7 +22,11 @@ def available() -> bool:
     name, features = (getattr(config, setting) for setting in ("CPU_NAME", "CPU_FEATURES"))
     if name or features:
         return "+avx512f" in (features or "").split(",")
-    return bool(llvmlite.binding.get_host_cpu_features().get("avx512f"))
+    try:
+        found = llvmlite.binding.get_host_cpu_features()
+    except RuntimeError:  # LLVM does not know such a processor's
+        return False
+    return bool(found.get("avx512f"))
 
 
 class Lanes:
