@@ -100,7 +100,8 @@ def main() -> None:
     header += ["weights, MiB", "ANN, MiB", "SNN, MiB", "memory, SNN / ANN"]
     text = (
         f"# Speed of spiking networks\n\n{provenance()}. {options.rounds} interleaved forwards; images are of 224 x 224 "
-        "pixels; memory is what one forward adds at its peak (on a CPU the median of three processes), its ratio with the weights. "
+        "pixels; memory is what one forward adds at its peak (on a CPU the median of three processes), its ratio with the "
+        "weights. "
         f"{_on(options.device)} The backends' outputs are the same bits.\n\n"
         + markdown_table(header, [cells(row) for row in rows])
     )
