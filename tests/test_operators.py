@@ -469,6 +469,20 @@ def test_grouped_queries() -> None:
     assert_within(got, want, attention_bound(q, *wide, weights, 0.5, SOFT[0]))
 
 
+@pytest.mark.parametrize(
+    ("query", "key"), [((2, 1), (2, 4)), ((2, 4), (2, 1)), ((4,), (2, 4)), ((2, 4), (4,)), ((1, 4), (2, 1))]
+)
+def test_heads_that_broadcast(query: tuple[int, ...], key: tuple[int, ...]) -> None:
+    """Eight rows, which would divide into as many groups as there are heads of keys."""
+    q, k, v = gaussian(*query, 8, 4), gaussian(*key, 7, 4, seed=1), gaussian(*key, 7, 4, seed=2)
+    got = Attention(factory())(q, k, v)
+    alike = torch.broadcast_shapes(query, key)
+    q, k, v = (t.expand(*alike, *t.shape[-2:]) for t in (q, k, v))
+    weights, want = exact_attention(q, k, v, None, 0.5)
+    torch.testing.assert_close(want.float(), F.scaled_dot_product_attention(q, k, v))
+    assert_within(got, want, attention_bound(q, k, v, weights, 0.5, SOFT[0]))
+
+
 @pytest.mark.parametrize("most, turns", [(2 * 9, [2] * 18), (3 * 6 * 9, [18] * 2), (6 * 9, [6] * 6)])
 @pytest.mark.parametrize("mask", [*MASKS, "causal", "per key"])
 def test_heads_and_queries_take_turns_when_there_are_many(

@@ -221,7 +221,7 @@ def _for_each_head(t: Tensor, heads: int) -> Tensor:
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
     """a @ b, where b [..., groups, M, N] may serve groups of a's heads [..., heads, L, M], without being repeated."""
-    if a.dim() < 3 or b.dim() < 3 or b.shape[-3] == a.shape[-3]:
+    if a.dim() < 3 or b.dim() < 3 or b.shape[-3] >= a.shape[-3]:
         return a @ b
     grouped = a.reshape(*a.shape[:-3], b.shape[-3], -1, a.shape[-1]) @ b
     return grouped.reshape(*grouped.shape[:-3], *a.shape[-3:-1], b.shape[-1])
