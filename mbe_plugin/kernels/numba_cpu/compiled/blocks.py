@@ -23,13 +23,14 @@ from mbe_plugin.kernels.numba_cpu.compiled.counting import (
     ask,
     count_digits,
     count_first_spike,
+    counts_of,
     digits_of_codes,
     digits_of_identity,
     note_events,
     room_for_digits,
+    slots_of,
     spread,
     take,
-    tally,
 )
 from mbe_plugin.kernels.numba_cpu.compiled.decoding import (
     add,
@@ -39,7 +40,7 @@ from mbe_plugin.kernels.numba_cpu.compiled.decoding import (
     encode_identity,
     find_normal,
 )
-from mbe_plugin.kernels.numba_cpu.compiled.machine import float32s, int64s, kernel
+from mbe_plugin.kernels.numba_cpu.compiled.machine import float32s, kernel
 from mbe_plugin.kernels.numba_cpu.compiled.numbers import (
     BLOCK,
     I32,
@@ -68,7 +69,6 @@ from mbe_plugin.kernels.numba_cpu.compiled.words import (
     CALIBRATED,
     CHANNEL,
     CLOSED,
-    COUNTS,
     ENDS,
     FIRST_SPIKE,
     FORM,
@@ -80,7 +80,6 @@ from mbe_plugin.kernels.numba_cpu.compiled.words import (
     OWN,
     SCORES,
     SHARED,
-    SLOTS,
     SPIKES,
     STEPS,
     TIME_STEPS,
@@ -99,7 +98,7 @@ def by_blocks(arguments, first, last, thread):
     exponent, exponents, bank = integers(BLOCK, 0), integers(BLOCK, 0), integers(BLOCK, 0)
     active, asked, taken = integers(BLOCK, 1), integers(BLOCK, 1), integers(BLOCK, 1)
     form, shared, scores, recorded = a[FORM], a[SHARED], a[SCORES], a[SPIKES] != 0
-    slots = a[TIME_STEPS] * a[BASES] + 1 if recorded else a[SLOTS]
+    slots = slots_of(a)
     before, limits = integers(CELLS + 1, 0), floats(breakpoints_of(a).size + 1)
     per_bank = I32(a[BASES] // a[BANKS])
     row = bank if per_bank == 1 and form == CLOSED else integers(BLOCK, 0)
@@ -107,14 +106,10 @@ def by_blocks(arguments, first, last, thread):
     rows = floats(4 * a[BASES]).reshape(a[BASES], 4)
     steps = a[TIME_STEPS] if form == STEPS else 0
     of_steps = floats(4 * steps * a[BASES]).reshape(steps, a[BASES], 4)
-    counts = longs(slots) if recorded else carray(int64s(a[COUNTS] + 8 * thread * slots), (slots,))
+    counts = counts_of(a, slots, thread)
     by_digits = slots > 1 and form in (IDENTITY, CLOSED)
-    digits, slots_of_digits, groups = (
-        np.zeros(BLOCK, U),
-        a[BASES] if by_digits else 0,
-        (a[TIME_STEPS] + BITS - 1) // BITS,
-    )
-    sums, found = room_for_digits(slots_of_digits * groups)
+    digits, groups = np.zeros(BLOCK, U), (a[TIME_STEPS] + BITS - 1) // BITS
+    sums, found = room_for_digits(a[BASES] * groups if by_digits else 0)
     ends, ends_of_block = integers(2, 0), integers(2, 0)
     clear_ends(ends)
     ranged, limits_of_range, beyond_range = a[CALIBRATED] != 0, floats(4), longs(3)
@@ -193,10 +188,8 @@ def by_blocks(arguments, first, last, thread):
         start += count
         until_spread -= count
         if by_digits and (until_spread < BLOCK or start >= last):
-            tally(sums, found)
-            spread(a, groups, integers(0, 0), found, counts)
-            full = 0
-            until_spread = UNTIL_SPREAD
+            spread(a, groups, integers(0, 0), sums, found, counts)
+            until_spread, full = UNTIL_SPREAD, 0
     if ranged:
         note_range(a, beyond_range)
         if recorded:

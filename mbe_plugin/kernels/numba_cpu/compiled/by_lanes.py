@@ -11,13 +11,15 @@ from numba import carray
 
 from mbe_plugin.kernels.numba_cpu.compiled.banks import breakpoints_of
 from mbe_plugin.kernels.numba_cpu.compiled.counting import (
+    APART,
     BITS,
     UNTIL_SPREAD,
     count_digits,
+    counts_of,
     note_events,
     room_for_digits,
+    slots_of,
     spread,
-    tally,
 )
 from mbe_plugin.kernels.numba_cpu.compiled.lane_loops import (
     ASKED,
@@ -46,8 +48,9 @@ from mbe_plugin.kernels.numba_cpu.compiled.lane_loops import (
     run_scores,
 )
 from mbe_plugin.kernels.numba_cpu.compiled.lanes import WIDTH
-from mbe_plugin.kernels.numba_cpu.compiled.machine import call_kernel, float32s, int64s, kernel, stage
+from mbe_plugin.kernels.numba_cpu.compiled.machine import call_kernel, float32s, kernel, stage
 from mbe_plugin.kernels.numba_cpu.compiled.numbers import (
+    BLOCK,
     I32,
     INFINITY,
     LARGEST,
@@ -60,7 +63,13 @@ from mbe_plugin.kernels.numba_cpu.compiled.numbers import (
     longs,
     power_of_two,
 )
-from mbe_plugin.kernels.numba_cpu.compiled.ranges import limits_of, note_range
+from mbe_plugin.kernels.numba_cpu.compiled.ranges import (
+    clear_ends,
+    limits_of,
+    note_range,
+    update_ends,
+    write_ends,
+)
 from mbe_plugin.kernels.numba_cpu.compiled.scores import in_log2
 from mbe_plugin.kernels.numba_cpu.compiled.words import (
     BANKS,
@@ -69,7 +78,6 @@ from mbe_plugin.kernels.numba_cpu.compiled.words import (
     BLOCKS,
     CALIBRATED,
     CLOSED,
-    COUNTS,
     DTYPE,
     ENDS,
     FLOAT32,
@@ -96,7 +104,7 @@ from mbe_plugin.kernels.numba_cpu.compiled.words import (
     WORDS,
 )
 
-RUN = 960  # elements whose digits are counted together
+RUN = APART * BLOCK  # elements, whose digits the bytes can count
 # of a table's numbers, so that powers of two commute with rounding; the second where what is decoded is scaled once more
 LARGEST_NUMBER, SMALLEST, SMALLEST_SCALED = F(2.0**100), F(2.0**-126), F(2.0**-39)
 
@@ -167,15 +175,6 @@ def address_of(numbers):
 
 
 @stage
-def write_lane_ends(ends, none, out):
-    """The least and the largest of all lanes; NaN where there are none, or one is NaN."""
-    low, high = ends[0], ends[WIDTH]
-    for lane in range(1, WIDTH):
-        low, high = min(low, ends[lane]), max(high, ends[WIDTH + lane])
-    out[0], out[1] = (NAN, NAN) if none else (low, high)
-
-
-@stage
 def nothing_sent(x, y, count, shift):
     """What scores read of a row with NaN or infinity: NaN where such a number stands, or everywhere; else 0."""
     scores, out = carray(float32s(x), (count,)), carray(float32s(y), (count,))
@@ -224,8 +223,8 @@ def by_lanes(arguments, first, last, thread):
         call_kernel(a[BLOCKS], a.ctypes.data, first, last, thread)
         return
     columns, recorded, ranged = a[SCORES], a[SPIKES] != 0, a[CALIBRATED] != 0
-    slots = a[TIME_STEPS] * a[BASES] + 1 if recorded else a[SLOTS]
-    counts = longs(slots) if recorded else carray(int64s(a[COUNTS] + 8 * thread * slots), (slots,))
+    slots = slots_of(a)
+    counts = counts_of(a, slots, thread)
     by_digits = slots > 1
     digits, rows = integers(RUN + WIDTH, 0), integers(RUN + WIDTH, 0)
     sums, tallied = room_for_digits((order.size if order.size else a[BASES]) if by_digits else 0)
@@ -236,12 +235,8 @@ def by_lanes(arguments, first, last, thread):
     if ranged:
         limits_of(a, table[LOW:])
     at_table, at_digits, at_rows = address_of(table), address_of(digits), address_of(rows)
-    at_found, at_sent, at_ends, at_some = (
-        address_of(found),
-        address_of(sent),
-        address_of(ends),
-        address_of(some),
-    )
+    at_found, at_sent, at_ends = address_of(found), address_of(sent), address_of(ends)
+    at_some = address_of(some)
     counted, known = np.int64(slots > 0), np.int64(ranged)
     shift, until_spread, full, start = ZERO, UNTIL_SPREAD, 0, first
     while start < last:
@@ -254,18 +249,12 @@ def by_lanes(arguments, first, last, thread):
                 table[SHIFT] = shift
         if abs(shift) < INFINITY:
             whole = count - count % WIDTH
-            for part in range(
-                2 if whole < count else 1
-            ):  # whole registers as they lie, and one that is not filled
+            # whole registers as they lie, then one that is not filled
+            for part in range(2 if whole < count else 1):
                 size, there, from_x, to_y, done = whole, whole, x, y, 0
                 if part:
-                    size, there, from_x, to_y, done = (
-                        WIDTH,
-                        count - whole,
-                        at_some,
-                        at_some + 4 * WIDTH,
-                        4 * whole,
-                    )
+                    size, there, done = WIDTH, count - whole, 4 * whole
+                    from_x, to_y = at_some, at_some + 4 * WIDTH
                     take_left(x + done, there, some)
                 told = (
                     size, there, from_x, to_y, at_table, at_digits + done, at_rows + done, at_found, at_sent, at_ends,
@@ -286,8 +275,7 @@ def by_lanes(arguments, first, last, thread):
         start += count
         until_spread -= count
         if by_digits and (until_spread < RUN or start >= last):
-            tally(sums, tallied)
-            spread(a, 1, order, tallied, counts)
+            spread(a, 1, order, sums, tallied, counts)
             until_spread, full = UNTIL_SPREAD, 0
     found[ASKED] = sent[0] if columns else last - first
     if slots and (columns or a[FORM] == IDENTITY):
@@ -297,4 +285,9 @@ def by_lanes(arguments, first, last, thread):
         if recorded:
             note_events(a, counts, found[ASKED])
     else:
-        write_lane_ends(ends, found[NANS] or first == last, carray(float32s(a[ENDS] + 8 * thread), (2,)))
+        if found[NANS] or first == last:
+            ends[0] = NAN
+        of_all = integers(2, 0)
+        clear_ends(of_all)
+        update_ends(ends, 2 * WIDTH, of_all)
+        write_ends(of_all, carray(float32s(a[ENDS] + 8 * thread), (2,)))

@@ -10,13 +10,23 @@ from numba import carray, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from mbe_plugin.kernels.numba_cpu.compiled.machine import add_to, bits_of, bytes_at, stage
-from mbe_plugin.kernels.numba_cpu.compiled.numbers import BLOCK, I32, ZERO, U
+from mbe_plugin.kernels.numba_cpu.compiled.machine import (
+    add_to,
+    bits_of,
+    bytes_at,
+    call_llvm,
+    int64s,
+    repeated,
+    stage,
+)
+from mbe_plugin.kernels.numba_cpu.compiled.numbers import BLOCK, I32, ZERO, U, longs
 from mbe_plugin.kernels.numba_cpu.compiled.words import (
     BASES,
+    COUNTS,
     FRACTION,
     KEPT_BITS,
     KIND,
+    SLOTS,
     SPIKES,
     TALLY,
     TIME_STEPS,
@@ -24,7 +34,8 @@ from mbe_plugin.kernels.numba_cpu.compiled.words import (
 )
 
 BITS = 16  # that are counted at once
-APART, FULL = 4, 255
+APART = 4  # sums of bytes beside one another, each of every fourth element
+FULL = 255  # what a byte holds
 UNTIL_SPREAD = 1 << 15  # elements, which 16 bits can count
 
 
@@ -78,24 +89,18 @@ def add_bits(context: Any, count: Any, digits: Any, rows: Any, sums: Any, stride
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         count, digits, rows, sums, stride = args
         word, index, short, byte = (ir.IntType(bits) for bits in (64, 32, 16, 8))
-        shorts, bytes_ = ir.VectorType(short, BITS // 2), ir.VectorType(byte, BITS)
+        bytes_ = ir.VectorType(byte, BITS)
         together = builder.and_(count, ir.Constant(word, -APART))
         place_of_bit = ir.Constant(bytes_, [1 << place // 2 for place in range(BITS)])
-        smaller = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(bytes_, [bytes_, bytes_]), f"llvm.umin.v{BITS}i8"
-        )
+        one_each = ir.Constant(bytes_, [1] * BITS)
 
         def add(element: Any, turn: int) -> None:
             at = builder.shl(element, ir.Constant(word, 2))
             digit = builder.load(builder.inttoptr(builder.add(digits, at), short.as_pointer()))
             row = builder.load(builder.inttoptr(builder.add(rows, at), index.as_pointer()))
-            one = builder.insert_element(ir.Constant(shorts, ir.Undefined), digit, ir.Constant(index, 0))
-            order = ir.Constant(ir.VectorType(index, BITS // 2), [0] * (BITS // 2))
-            every = builder.bitcast(
-                builder.shuffle_vector(one, ir.Constant(shorts, ir.Undefined), order), bytes_
-            )
-            fires = builder.call(
-                smaller, [builder.and_(every, place_of_bit), ir.Constant(bytes_, [1] * BITS)]
+            every = builder.bitcast(repeated(builder, digit, BITS // 2), bytes_)
+            fires = call_llvm(
+                builder, f"llvm.umin.v{BITS}i8", bytes_, builder.and_(every, place_of_bit), one_each
             )
             of_row = builder.add(sums, builder.mul(builder.zext(row, word), stride))
             of_row = builder.add(of_row, ir.Constant(word, BITS * turn))
@@ -179,11 +184,12 @@ def count_first_spike(a, count, reduced, taken, counts):
 
 
 @stage
-def spread(a, groups, order, found, counts):
+def spread(a, groups, order, sums, found, counts):
     """What count_digits found as spikes per step and basis, added to counts [T, N]; the highest digit is step 0.
 
-    order: the bases that the rows stand for; empty where they are the bases.
+    order: the bases that the rows stand for; empty where they are the bases. What was found begins anew.
     """
+    tally(sums, found)
     rows = found.size // (groups * BITS)
     for digit in range(a[TIME_STEPS]):
         first = (a[TIME_STEPS] - 1 - digit) * a[BASES]
@@ -195,6 +201,18 @@ def spread(a, groups, order, found, counts):
                 counts[first + (order[row] if order.size else row)] += np.int64(number)
     for i in range(found.size):
         found[i] = 0
+
+
+@stage
+def counts_of(a, slots, thread):
+    """Room for a thread's counts: its own for a recording, which note_events adds to, or the caller's."""
+    return longs(slots) if a[SPIKES] else carray(int64s(a[COUNTS] + 8 * thread * slots), (slots,))
+
+
+@stage
+def slots_of(a):
+    """How many counts there are: of spikes [T, N] and exponents, of exponents, or none."""
+    return a[TIME_STEPS] * a[BASES] + 1 if a[SPIKES] else a[SLOTS]
 
 
 @stage

@@ -10,7 +10,9 @@ from typing import Any
 
 import llvmlite.binding
 from llvmlite import ir
-from numba.core import cgutils, config
+from numba.core import config
+
+from mbe_plugin.kernels.numba_cpu.compiled.machine import call_llvm, repeated
 
 WIDTH = 16
 NUMBER, INDEX, WORD = ir.FloatType(), ir.IntType(32), ir.IntType(64)
@@ -62,9 +64,6 @@ class Lanes:
     def __or__(self, other: Lanes | int) -> Lanes:
         return self._by("or_", other)
 
-    def __lshift__(self, other: Lanes | int) -> Lanes:
-        return self._by("shl", other)
-
     def __rshift__(self, other: Lanes | int) -> Lanes:
         """Bits moved in are 0."""
         return self._by("lshr", other)
@@ -111,13 +110,15 @@ class Lanes:
 
     def floor(self) -> Lanes:
         """The whole numbers at or below these."""
-        return Lanes(self.builder, call(self.builder, "llvm.floor.v16f32", NUMBERS, self.value))
+        return Lanes(self.builder, call_llvm(self.builder, "llvm.floor.v16f32", NUMBERS, self.value))
 
     def times_two_to(self, exponents: Lanes) -> Lanes:
         """These times 2^exponents, which are whole float32 numbers; rounded once."""
         every_lane, as_told = ir.Constant(ir.IntType(WIDTH), -1), ir.Constant(INDEX, 4)
         args = self.value, exponents.value, self.value, every_lane, as_told
-        return Lanes(self.builder, call(self.builder, "llvm.x86.avx512.mask.scalef.ps.512", NUMBERS, *args))
+        return Lanes(
+            self.builder, call_llvm(self.builder, "llvm.x86.avx512.mask.scalef.ps.512", NUMBERS, *args)
+        )
 
     def bits(self) -> Lanes:
         """The int32 numbers that have the same bits."""
@@ -137,7 +138,9 @@ class Lanes:
 
     def count(self) -> Any:
         """How many truth values hold."""
-        return self.builder.zext(call(self.builder, "llvm.ctpop.i16", ir.IntType(WIDTH), self._mask()), WORD)
+        return self.builder.zext(
+            call_llvm(self.builder, "llvm.ctpop.i16", ir.IntType(WIDTH), self._mask()), WORD
+        )
 
     def _mask(self) -> Any:
         return self.builder.bitcast(self.value, ir.IntType(WIDTH))
@@ -165,29 +168,20 @@ class Table:
         else:
             name = "llvm.x86.avx512.vpermi2var.ps.512"
             operands = [[a, index.value, b] for a, b in zip(parts[::2], parts[1::2], strict=True)]
-        found = [Lanes(self.builder, call(self.builder, name, NUMBERS, *some)) for some in operands]
+        found = [Lanes(self.builder, call_llvm(self.builder, name, NUMBERS, *some)) for some in operands]
         return found[0] if len(found) == 1 else found[0].where((index & 2 * WIDTH).is_zero(), found[1])
 
 
-def call(builder: Any, name: str, result: Any, *args: Any) -> Any:
-    """The result of a function of LLVM's."""
-    kind = ir.FunctionType(result, [arg.type for arg in args])
-    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), args)
-
-
-def load(builder: Any, address: Any, kind: Any = NUMBERS) -> Lanes:
-    """Those at an address."""
-    return Lanes(builder, builder.load(builder.inttoptr(address, kind.as_pointer()), align=4))
+def load(builder: Any, address: Any) -> Lanes:
+    """The float32 numbers at an address."""
+    return Lanes(builder, builder.load(builder.inttoptr(address, NUMBERS.as_pointer()), align=4))
 
 
 def every(builder: Any, number: Any) -> Lanes:
     """The same number sixteen times; of Python's: an int32 constant."""
     if isinstance(number, int):
         return Lanes(builder, ir.Constant(INDICES, [number] * WIDTH))
-    kind = ir.VectorType(number.type, WIDTH)
-    one = builder.insert_element(ir.Constant(kind, ir.Undefined), number, ir.Constant(INDEX, 0))
-    order = ir.Constant(ir.VectorType(INDEX, WIDTH), [0] * WIDTH)
-    return Lanes(builder, builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), order))
+    return Lanes(builder, repeated(builder, number, WIDTH))
 
 
 def places(builder: Any) -> Lanes:

@@ -10,6 +10,7 @@ from zlib import crc32
 
 from llvmlite import ir
 from numba import cfunc, njit, types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 SOURCES = crc32(b"".join(file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py"))))
@@ -33,6 +34,20 @@ def kernel(signature: Any = SIGNATURE) -> Callable[[Any], Any]:
         return cfunc(signature, cache=True, error_model="numpy")(closed)
 
     return compiled
+
+
+def call_llvm(builder: Any, name: str, result: Any, *args: Any) -> Any:
+    """The result of a function of LLVM's."""
+    kind = ir.FunctionType(result, [arg.type for arg in args])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), args)
+
+
+def repeated(builder: Any, number: Any, times: int) -> Any:
+    """A vector of the same number so many times."""
+    nothing = ir.Constant(ir.VectorType(number.type, times), ir.Undefined)
+    first = ir.Constant(ir.VectorType(ir.IntType(32), times), [0] * times)
+    one = builder.insert_element(nothing, number, ir.Constant(ir.IntType(32), 0))
+    return builder.shuffle_vector(one, nothing, first)
 
 
 def _pointer_to(kind: Any) -> Any:
@@ -61,7 +76,6 @@ def _reread(kind: Any) -> Any:
     return reread
 
 
-@intrinsic
 @intrinsic
 def call_kernel(context: Any, kernel: Any, arguments: Any, first: Any, last: Any, thread: Any) -> Any:
     """Call the kernel at an address."""

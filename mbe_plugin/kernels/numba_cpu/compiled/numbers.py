@@ -8,7 +8,7 @@ from numba import carray
 from mbe_plugin.kernels.numba_cpu.compiled.machine import bits_of, float32s, float_of, stage, uint16s
 from mbe_plugin.kernels.numba_cpu.compiled.words import BFLOAT16, DTYPE, FLOAT32, INPUT, OUTPUT
 
-BLOCK = 240  # elements, which a byte can count
+BLOCK = 240  # elements, a multiple of what a register holds
 I32, U, F = np.int32, np.uint32, np.float32
 ZERO, ONE, HALF, INFINITY, NAN = F(0), F(1), F(0.5), F(np.inf), F(np.nan)
 LARGEST = F((2.0 - 2.0**-23) * 2.0**127)
