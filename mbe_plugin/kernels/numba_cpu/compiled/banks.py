@@ -5,21 +5,27 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba import carray, types
+from numba import types
 from numba.extending import intrinsic
 
-from mbe_plugin.kernels.numba_cpu.compiled.machine import bits_of, float32s, float_of, stage
+from mbe_plugin.kernels.numba_cpu.compiled.machine import (
+    address_of,
+    bits_of,
+    clear,
+    float32s,
+    float_of,
+    stage,
+)
 from mbe_plugin.kernels.numba_cpu.compiled.numbers import (
     BLOCK,
     I32,
+    I64,
     INFINITY,
     MAGNITUDE,
     MANTISSA,
     NAN,
     ZERO,
     F,
-    U,
-    clear,
 )
 from mbe_plugin.kernels.numba_cpu.compiled.words import (
     BANKS,
@@ -84,14 +90,13 @@ def cells_of(a, size, before, limits):
 
     limits [B]: the break points, then a NaN, which no value reaches.
     """
-    breaks = breakpoints_of(a)
-    count = breaks.size
+    breaks, count = float32s(a[BREAKPOINTS]), segments_of(a) - 1
     for b in range(count):
         limits[b] = breaks[b]
     limits[count] = NAN
     if count <= MOST_COMPARED:
-        return 0, ZERO, 0
-    cells, per_unit, most = 0, ZERO, 0
+        return I64(0), ZERO, I64(0)
+    cells, per_unit, most = I64(0), ZERO, I64(0)
     for wanted in (FEW_CELLS, CELLS):
         if wanted == FEW_CELLS or (most > 1 and size >= MANY):
             cells, per_unit, most = fill_cells(limits, count, wanted, before)
@@ -103,13 +108,13 @@ def fill_cells(limits, count, cells, before):
     """So many cells between the first and the last break point: their number, how many a unit has, most in one cell."""
     per_unit = F(cells) / (limits[count - 1] - limits[0])
     if not per_unit < INFINITY:
-        return 0, ZERO, 0
-    clear(cells + 1, before)
+        return I64(0), ZERO, I64(0)
+    clear(before, cells + 1)
     for b in range(count):
         before[cell(limits[b], limits[0], per_unit, F(cells - 1)) + 1] += 1
-    most = 0
+    most = I64(0)
     for c in range(1, cells + 1):
-        most = max(most, before[c])
+        most = max(most, I64(before[c]))
         before[c] += before[c - 1]
     return cells, per_unit, most
 
@@ -123,10 +128,9 @@ def cell(value, first, per_unit, last):
 
 
 @stage
-def breakpoints_of(a):
-    """The break points [.]."""
-    segments = a[BANKS] // 2 if a[MIRRORED] else a[BANKS]
-    return carray(float32s(a[BREAKPOINTS]), (segments - 1,))
+def segments_of(a):
+    """How many segments the break points part."""
+    return a[BANKS] // 2 if a[MIRRORED] else a[BANKS]
 
 
 @stage
@@ -142,11 +146,11 @@ def magnitudes(a, count, reduced, compared):
 
 
 @stage
-def find_banks(count, compared, cells, per_unit, most, before, limits, bank):
+def find_banks(count, compared, segments, cells, per_unit, most, before, limits, bank):
     """The bank that each input drives, but for the sign."""
     if cells == 0:
-        clear(count, bank)
-        for b in range(limits.size - 1):
+        clear(bank, count)
+        for b in range(segments - 1):
             for j in range(count):
                 bank[j] += I32(compared[j] >= limits[b])
         return
@@ -155,13 +159,13 @@ def find_banks(count, compared, cells, per_unit, most, before, limits, bank):
         bank[j] = cell(compared[j], first, per_unit, last)
     if most == 1:
         for j in range(count):
-            segment = before[U(bank[j])]
-            bank[j] = segment + I32(compared[j] >= limits[U(segment)])
+            segment = before[bank[j]]
+            bank[j] = segment + I32(compared[j] >= limits[segment])
         return
     for j in range(count):
-        segment = before[U(bank[j])]
+        segment = before[bank[j]]
         for _ in range(most):
-            segment += I32(compared[j] >= limits[U(segment)])
+            segment += I32(compared[j] >= limits[segment])
         bank[j] = segment
 
 
@@ -175,14 +179,16 @@ def mirror(count, reduced, segments, bank):
 @stage
 def rows_of_bases(a, rows):
     """Offset, gain, weight and the bank's constant of every basis, [N, 4]."""
-    offset = carray(float32s(a[OFFSET]), (a[BASES],))
-    gain = carray(float32s(a[GAIN]), (a[BASES],))
-    weight = carray(float32s(a[WEIGHT]), (a[BASES],))
-    bias = carray(float32s(a[BIAS]), (a[BANKS],))
+    offset, gain, weight, bias = (
+        float32s(a[OFFSET]),
+        float32s(a[GAIN]),
+        float32s(a[WEIGHT]),
+        float32s(a[BIAS]),
+    )
     per_bank = a[BASES] // a[BANKS]
     for row in range(a[BASES]):
-        rows[row, 0], rows[row, 1], rows[row, 2] = offset[row], gain[row], weight[row]
-        rows[row, 3] = bias[row // per_bank]
+        rows[4 * row], rows[4 * row + 1] = offset[row], gain[row]
+        rows[4 * row + 2], rows[4 * row + 3] = weight[row], bias[row // per_bank]
 
 
 @stage
@@ -194,20 +200,15 @@ def at_place(count, bank, per_bank, place, row):
 
 @stage
 def look_up(count, table, row, columns):
-    """Rows of the table at an address, [., 4], as columns [4, BLOCK]."""
-    index, out = row.ctypes.data, columns.ctypes.data
+    """Rows of a table [., 4] as columns [4, BLOCK]."""
     for j in range(0, count, 8):
-        columns_of(table, index + 4 * j, out + 4 * j)
+        columns_of(address_of(table), address_of(row) + 4 * j, address_of(columns) + 4 * j)
 
 
 @stage
 def rows_of_steps(a, rows):
     """Threshold, reset and intensity of every step and basis, [T, N, 4]."""
-    steps, bases = a[TIME_STEPS], a[BASES]
-    threshold = carray(float32s(a[THRESHOLD]), (steps, bases))
-    reset = carray(float32s(a[RESET]), (steps, bases))
-    intensity = carray(float32s(a[INTENSITY]), (steps, bases))
-    for t in range(steps):
-        for row in range(bases):
-            rows[t, row, 0], rows[t, row, 1] = threshold[t, row], reset[t, row]
-            rows[t, row, 2], rows[t, row, 3] = intensity[t, row], ZERO
+    threshold, reset, intensity = float32s(a[THRESHOLD]), float32s(a[RESET]), float32s(a[INTENSITY])
+    for row in range(a[TIME_STEPS] * a[BASES]):
+        rows[4 * row], rows[4 * row + 1] = threshold[row], reset[row]
+        rows[4 * row + 2], rows[4 * row + 3] = intensity[row], ZERO

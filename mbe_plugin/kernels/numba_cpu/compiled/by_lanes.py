@@ -7,17 +7,15 @@ Their operations are those of ``blocks``, but for powers of two, which commute w
 from __future__ import annotations
 
 import numpy as np
-from numba import carray
 
-from mbe_plugin.kernels.numba_cpu.compiled.banks import breakpoints_of
 from mbe_plugin.kernels.numba_cpu.compiled.counting import (
     APART,
     BITS,
+    BYTES_OF_SUMS,
+    BYTES_OF_TALLY,
     UNTIL_SPREAD,
     count_digits,
-    counts_of,
     note_events,
-    room_for_digits,
     slots_of,
     spread,
 )
@@ -48,19 +46,30 @@ from mbe_plugin.kernels.numba_cpu.compiled.lane_loops import (
     run_scores,
 )
 from mbe_plugin.kernels.numba_cpu.compiled.lanes import WIDTH
-from mbe_plugin.kernels.numba_cpu.compiled.machine import call_kernel, float32s, kernel, stage
+from mbe_plugin.kernels.numba_cpu.compiled.machine import (
+    LINE,
+    address_of,
+    allocate,
+    bytes_at,
+    call_kernel,
+    clear,
+    float32s,
+    free,
+    int32s,
+    int64s,
+    kernel,
+    stage,
+)
 from mbe_plugin.kernels.numba_cpu.compiled.numbers import (
     BLOCK,
     I32,
+    I64,
     INFINITY,
     LARGEST,
     NAN,
     ONE,
     ZERO,
     F,
-    floats,
-    integers,
-    longs,
     power_of_two,
 )
 from mbe_plugin.kernels.numba_cpu.compiled.ranges import (
@@ -76,8 +85,10 @@ from mbe_plugin.kernels.numba_cpu.compiled.words import (
     BASES,
     BIAS,
     BLOCKS,
+    BREAKPOINTS,
     CALIBRATED,
     CLOSED,
+    COUNTS,
     DTYPE,
     ENDS,
     FLOAT32,
@@ -101,22 +112,32 @@ from mbe_plugin.kernels.numba_cpu.compiled.words import (
     TIME_STEPS,
     WEIGHT,
     WHERE,
-    WORDS,
 )
 
 RUN = APART * BLOCK  # elements, whose digits the bytes can count
 # of a table's numbers, so that powers of two commute with rounding; the second where what is decoded is scaled once more
 LARGEST_NUMBER, SMALLEST, SMALLEST_SCALED = F(2.0**100), F(2.0**-126), F(2.0**-39)
+# where in a call's room its numbers lie, in bytes
+AT_TABLE = 0
+AT_ENDS = 4 * (TABLE_SIZE + -TABLE_SIZE % WIDTH)
+AT_SOME = AT_ENDS + 2 * 4 * WIDTH
+AT_DIGITS = AT_SOME + 2 * 4 * WIDTH
+AT_ROWS = AT_DIGITS + 4 * (RUN + WIDTH)
+AT_ORDER = AT_ROWS + 4 * (RUN + WIDTH)
+AT_FOUND = AT_ORDER + 4 * MOST_BANKS
+AT_SENT = AT_FOUND + 8 * (NANS + 1)
+AT_ENDS_OF_ALL = AT_SENT + 8
+AT_COUNTS = AT_ENDS_OF_ALL + 8
 
 
 @stage
 def row_shift_by_lanes(address, count, partial):
     """scores.row_shift of the row at an address."""
-    row = carray(float32s(address), (count,))
+    row = float32s(address)
     for lane in range(WIDTH):
         partial[lane] = -INFINITY
     together = count - count % WIDTH
-    nan = largest_of(address, together, partial.ctypes.data)
+    nan = largest_of(address, together, address_of(partial))
     for j in range(together, count):
         nan |= row[j] != row[j]
         partial[0] = max(partial[0], row[j])
@@ -127,60 +148,63 @@ def row_shift_by_lanes(address, count, partial):
 
 
 @stage
-def fill_table(a, table, order):
+def fill_table(a, address, order):
     """A neuron's table, and of which bank each place is; whether its numbers allow what the loops do."""
+    table, whole = float32s(address), int32s(address)
     numbers, share = power_of_two(I32(a[TIME_STEPS])), power_of_two(I32(-a[TIME_STEPS]))
-    whole = table.view(np.int32)
     for level in range(LEVELS):
         whole[LEVEL_STEPS + level] = 1 << level
     table[TOP] = numbers - ONE
+    table[LOW], table[HIGH], table[LEAST], table[MOST] = -LARGEST, LARGEST, -LARGEST, LARGEST
+    if a[CALIBRATED]:
+        limits_of(a, float32s(address + 4 * LOW))
     if a[FORM] == IDENTITY:
         dropped = I32(23 - a[KEPT_BITS])
         whole[KEPT], whole[MIDDLE] = I32(I32(-1) << dropped), I32(I32(1) << I32(dropped - 1))
         whole[SEGMENTS], whole[DROPPED], whole[STEPS_SENT] = a[BASES] // 2, dropped, a[TIME_STEPS]
         whole[DIGITS] = (1 << a[TIME_STEPS]) - 1
         return True
-    breaks = breakpoints_of(a)
-    for b in range(1, breaks.size):
+    breaks, segments = float32s(a[BREAKPOINTS]), a[BANKS]
+    for b in range(1, segments - 1):
         if not breaks[b - 1] <= breaks[b]:
             return False
-    offset, gain = carray(float32s(a[OFFSET]), (a[BASES],)), carray(float32s(a[GAIN]), (a[BASES],))
-    weight, bias = carray(float32s(a[WEIGHT]), (a[BASES],)), carray(float32s(a[BIAS]), (a[BASES],))
+    offset, gain, weight, bias = (
+        float32s(a[OFFSET]),
+        float32s(a[GAIN]),
+        float32s(a[WEIGHT]),
+        float32s(a[BIAS]),
+    )
     least = SMALLEST_SCALED if a[KIND] == FRACTION else SMALLEST
+    order[0] = 0
     for level in range(LEVELS):  # the bits of a bank from the other end
         for place in range(1 << level):
             order[(1 << level) + place] = order[place] + (MOST_BANKS >> (level + 1))
     for place in range(MOST_BANKS):
-        b = min(order[place], a[BASES] - 1)  # no input comes to a place without a bank
+        b = (
+            order[place] if order[place] < segments else segments - 1
+        )  # no input comes to a place without a bank
         o, g, w, c = offset[b], gain[b] * numbers, weight[b] * share, bias[b]
         fits = (abs(o) < LARGEST_NUMBER) & (abs(g) < INFINITY) & (abs(weight[b]) < LARGEST_NUMBER)
         fits &= (weight[b] == ZERO) | (abs(w) >= least)
         fits &= (abs(c) < LARGEST_NUMBER) & ((c == ZERO) | (a[KIND] != FRACTION) | (abs(c) >= least))
         if not fits:
             return False
-        for at, number in enumerate((o, g, w, c + ZERO)):
-            table[COLUMNS + at * MOST_BANKS + place] = number
+        table[COLUMNS + place], table[COLUMNS + MOST_BANKS + place] = o, g
+        table[COLUMNS + 2 * MOST_BANKS + place], table[COLUMNS + 3 * MOST_BANKS + place] = w, c + ZERO
     for level in range(LEVELS):
         for place in range(max(1 << level, WIDTH)):
             # the bank in the middle of those that the levels before have left
             bank = order[place % (1 << level)] + (MOST_BANKS >> (level + 1))
-            table[LIMITS[level] + place] = breaks[bank - 1] if bank <= breaks.size else NAN
+            table[LIMITS[level] + place] = breaks[bank - 1] if bank < segments else NAN
     return True
-
-
-@stage
-def address_of(numbers):
-    """Where an array's numbers begin."""
-    return np.int64(numbers.ctypes.data)
 
 
 @stage
 def nothing_sent(x, y, count, shift):
     """What scores read of a row with NaN or infinity: NaN where such a number stands, or everywhere; else 0."""
-    scores, out = carray(float32s(x), (count,)), carray(float32s(y), (count,))
     for j in range(count):
-        z = in_log2(scores[j]) - shift
-        out[j] = z if z != z else ZERO
+        z = in_log2(float32s(x)[j]) - shift
+        float32s(y)[j] = z if z != z else ZERO
 
 
 @stage
@@ -201,44 +225,48 @@ def suits_lanes(a):
 @stage
 def take_left(x, left, some):
     """The last elements of a block, at an address, and others that fill a register; some [2 * WIDTH]."""
-    given = carray(float32s(x), (left,))
     for lane in range(WIDTH):
-        some[lane] = given[lane if lane < left else 0]
+        some[lane] = float32s(x)[lane if lane < left else 0]
 
 
 @stage
 def give_left(y, left, some):
     """What came of them, behind them in some."""
-    out = carray(float32s(y), (left,))
     for lane in range(left):
-        out[lane] = some[WIDTH + lane]
+        float32s(y)[lane] = some[WIDTH + lane]
 
 
 @kernel()
-def by_lanes(arguments, first, last, thread):
+def by_lanes(a, first, last, thread):
     """Elements first .. last - 1 of a call, by one of its threads; block by block where there is no loop for it."""
-    a = carray(arguments, (WORDS,))
-    table, order = floats(TABLE_SIZE), integers(0 if a[FORM] == IDENTITY else MOST_BANKS, 0)
-    if not (suits_lanes(a) and fill_table(a, table, order)):
-        call_kernel(a[BLOCKS], a.ctypes.data, first, last, thread)
+    columns, recorded, ranged, identity = a[SCORES], a[SPIKES] != 0, a[CALIBRATED] != 0, a[FORM] == IDENTITY
+    slots, rows = slots_of(a), a[BASES] if a[FORM] == IDENTITY else np.int64(MOST_BANKS)
+    by_digits, groups = slots > 1, I64(1)
+    counted = rows if by_digits else 0
+    of_sums = AT_COUNTS + (8 * slots if recorded else 0)
+    of_tally = of_sums + BYTES_OF_SUMS * counted
+    room = allocate(of_tally + BYTES_OF_TALLY * counted + LINE)
+    at = (room + LINE - 1) & -LINE
+    table, order = float32s(at + AT_TABLE), int32s(at + AT_ORDER)
+    if not (suits_lanes(a) and fill_table(a, at + AT_TABLE, order)):
+        free(room)
+        call_kernel(a[BLOCKS], address_of(a), first, last, thread)
         return
-    columns, recorded, ranged = a[SCORES], a[SPIKES] != 0, a[CALIBRATED] != 0
-    slots = slots_of(a)
-    counts = counts_of(a, slots, thread)
-    by_digits = slots > 1
-    digits, rows = integers(RUN + WIDTH, 0), integers(RUN + WIDTH, 0)
-    sums, tallied = room_for_digits((order.size if order.size else a[BASES]) if by_digits else 0)
-    found, sent, ends, some = longs(NANS + 1), longs(1), floats(2 * WIDTH), floats(2 * WIDTH)
+    counts = int64s(at + AT_COUNTS if recorded else a[COUNTS] + 8 * thread * slots)
+    if recorded:
+        clear(counts, slots)
+    sums, tallied = at + of_sums, at + of_tally
+    clear(bytes_at(sums), (BYTES_OF_SUMS + BYTES_OF_TALLY) * counted)
+    found, sent, ends, some = (
+        int64s(at + AT_FOUND),
+        int64s(at + AT_SENT),
+        float32s(at + AT_ENDS),
+        float32s(at + AT_SOME),
+    )
+    clear(found, NANS + 2)
     for lane in range(WIDTH):
         ends[lane], ends[WIDTH + lane] = INFINITY, -INFINITY
-    table[LOW], table[HIGH], table[LEAST], table[MOST] = -LARGEST, LARGEST, -LARGEST, LARGEST
-    if ranged:
-        limits_of(a, table[LOW:])
-    at_table, at_digits, at_rows = address_of(table), address_of(digits), address_of(rows)
-    at_found, at_sent, at_ends = address_of(found), address_of(sent), address_of(ends)
-    at_some = address_of(some)
-    counted, known = np.int64(slots > 0), np.int64(ranged)
-    shift, until_spread, full, start = ZERO, UNTIL_SPREAD, 0, first
+    shift, until_spread, full, start = ZERO, I64(UNTIL_SPREAD), I64(0), first
     while start < last:
         count, x, y = min(RUN, last - start), a[INPUT] + 4 * start, a[OUTPUT] + 4 * start
         if columns:
@@ -254,13 +282,13 @@ def by_lanes(arguments, first, last, thread):
                 size, there, from_x, to_y, done = whole, whole, x, y, 0
                 if part:
                     size, there, done = WIDTH, count - whole, 4 * whole
-                    from_x, to_y = at_some, at_some + 4 * WIDTH
+                    from_x, to_y = at + AT_SOME, at + AT_SOME + 4 * WIDTH
                     take_left(x + done, there, some)
                 told = (
-                    size, there, from_x, to_y, at_table, at_digits + done, at_rows + done, at_found, at_sent, at_ends,
-                    counted, known,
+                    size, there, from_x, to_y, at + AT_TABLE, at + AT_DIGITS + done, at + AT_ROWS + done,
+                    at + AT_FOUND, at + AT_SENT, at + AT_ENDS, np.int64(slots > 0), np.int64(ranged),
                 )  # fmt: skip
-                if a[FORM] == IDENTITY:
+                if identity:
                     run_identity(*told)
                 elif columns:
                     run_scores(*told)
@@ -269,25 +297,26 @@ def by_lanes(arguments, first, last, thread):
                 if part:
                     give_left(y + done, there, some)
             if by_digits:
-                full = count_digits(count, digits, rows, 1, sums, tallied, full)
+                full = count_digits(count, at + AT_DIGITS, at + AT_ROWS, rows, groups, sums, tallied, full)
         else:
             nothing_sent(x, y, count, shift)
         start += count
         until_spread -= count
         if by_digits and (until_spread < RUN or start >= last):
-            spread(a, 1, order, sums, tallied, counts)
-            until_spread, full = UNTIL_SPREAD, 0
+            spread(a, rows, groups, not identity, order, sums, tallied, counts)
+            until_spread, full = I64(UNTIL_SPREAD), I64(0)
     found[ASKED] = sent[0] if columns else last - first
-    if slots and (columns or a[FORM] == IDENTITY):
+    if slots and (columns or identity):
         counts[slots - 1] += sent[0]
     if ranged:
         note_range(a, found)
         if recorded:
-            note_events(a, counts, found[ASKED])
+            note_events(a, slots, counts, found[ASKED])
     else:
         if found[NANS] or first == last:
             ends[0] = NAN
-        of_all = integers(2, 0)
+        of_all = int32s(at + AT_ENDS_OF_ALL)
         clear_ends(of_all)
-        update_ends(ends, 2 * WIDTH, of_all)
-        write_ends(of_all, carray(float32s(a[ENDS] + 8 * thread), (2,)))
+        update_ends(ends, I64(2 * WIDTH), of_all)
+        write_ends(of_all, float32s(a[ENDS] + 8 * thread))
+    free(room)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import carray, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -15,14 +15,14 @@ from mbe_plugin.kernels.numba_cpu.compiled.machine import (
     bits_of,
     bytes_at,
     call_llvm,
-    int64s,
+    clear,
     repeated,
     stage,
+    uint16s,
 )
-from mbe_plugin.kernels.numba_cpu.compiled.numbers import BLOCK, I32, ZERO, U, longs
+from mbe_plugin.kernels.numba_cpu.compiled.numbers import I32, ZERO, U
 from mbe_plugin.kernels.numba_cpu.compiled.words import (
     BASES,
-    COUNTS,
     FRACTION,
     KEPT_BITS,
     KIND,
@@ -35,6 +35,7 @@ from mbe_plugin.kernels.numba_cpu.compiled.words import (
 
 BITS = 16  # that are counted at once
 APART = 4  # sums of bytes beside one another, each of every fourth element
+BYTES_OF_SUMS, BYTES_OF_TALLY = APART * BITS, 2 * BITS  # of each row
 FULL = 255  # what a byte holds
 UNTIL_SPREAD = 1 << 15  # elements, which 16 bits can count
 
@@ -43,19 +44,21 @@ UNTIL_SPREAD = 1 << 15  # elements, which 16 bits can count
 def ask(a, first, count, asked):
     """Which elements the caller asks about."""
     if a[WHERE]:
-        where = carray(bytes_at(a[WHERE] + first), (BLOCK,))
+        where = bytes_at(a[WHERE] + first)
         for j in range(count):
             asked[j] = I32(where[j] != 0)
 
 
 @stage
-def take(a, count, active, asked, taken, sent):
-    """Which elements are counted; and how many exponents they send, added to sent [1]."""
+def take(a, count, active, asked, taken, slots, counts):
+    """Which elements are counted; and how many exponents they send, added to the last of counts."""
     for j in range(count):
         taken[j] = active[j] & asked[j]
     if a[KIND] >= FRACTION:
+        sent = 0
         for j in range(count):
-            sent[0] += taken[j]
+            sent += taken[j]
+        counts[slots - 1] += sent
 
 
 @stage
@@ -116,15 +119,12 @@ def add_bits(context: Any, count: Any, digits: Any, rows: Any, sums: Any, stride
     return types.void(*[types.int64] * 5), build
 
 
-@stage
-def room_for_digits(count):
-    """Sums for count_digits and tally, of so many rows of BITS digits: bytes, and numbers of 16 bits."""
-    return np.zeros(count * APART * BITS, np.uint8), np.zeros(count * BITS, np.uint16)
-
-
 @intrinsic
-def add_bytes(context: Any, rows: Any, sums: Any, found: Any) -> Any:
-    """The APART sums of each row added to its BITS numbers of 16 bits, and made 0; addresses."""
+def tally(context: Any, rows: Any, sums: Any, found: Any) -> Any:
+    """What count_digits has summed up of so many rows added to found [., BITS], numbers of 16 bits; it begins anew.
+
+    Addresses.
+    """
 
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         rows, sums, found = args
@@ -150,24 +150,18 @@ def add_bytes(context: Any, rows: Any, sums: Any, found: Any) -> Any:
 
 
 @stage
-def tally(sums, found):
-    """What count_digits has summed up, added to found [., BITS]; it begins anew."""
-    add_bytes(found.size // BITS, sums.ctypes.data, found.ctypes.data)
-
-
-@stage
-def count_digits(count, digits, row, groups, sums, found, most):
-    """The digits of elements added up in sums, in the order of add_bits: ``groups`` of BITS of each row.
+def count_digits(count, digits, row, rows, groups, sums, found, most):
+    """The digits of elements added up in sums, in the order of add_bits: ``groups`` of BITS of each row. Addresses.
 
     most: what a byte may have reached before; the result is what it may have reached then. A full byte is tallied first.
     """
     more = count // APART + APART - 1
     if most + more > FULL:
-        tally(sums, found)
+        tally(rows * groups, sums, found)
         most = 0
     for group in range(groups):
-        at = sums.ctypes.data + APART * BITS * group
-        add_bits(count, digits.ctypes.data + BITS // 8 * group, row.ctypes.data, at, APART * BITS * groups)
+        at = sums + APART * BITS * group
+        add_bits(count, digits + BITS // 8 * group, row, at, APART * BITS * groups)
     return most + more
 
 
@@ -184,29 +178,22 @@ def count_first_spike(a, count, reduced, taken, counts):
 
 
 @stage
-def spread(a, groups, order, sums, found, counts):
+def spread(a, rows, groups, ordered, order, sums, found, counts):
     """What count_digits found as spikes per step and basis, added to counts [T, N]; the highest digit is step 0.
 
-    order: the bases that the rows stand for; empty where they are the bases. What was found begins anew.
+    order: the bases that the rows stand for, if they are ordered. What was found begins anew. Sums and found: addresses.
     """
-    tally(sums, found)
-    rows = found.size // (groups * BITS)
+    tally(rows * groups, sums, found)
+    numbers = uint16s(found)
     for digit in range(a[TIME_STEPS]):
         first = (a[TIME_STEPS] - 1 - digit) * a[BASES]
         group, bit = digit // BITS, digit % BITS
         at = group * BITS + bit % 8 * 2 + bit // 8
         for row in range(rows):
-            number = found[row * groups * BITS + at]
+            number = numbers[row * groups * BITS + at]
             if number:
-                counts[first + (order[row] if order.size else row)] += np.int64(number)
-    for i in range(found.size):
-        found[i] = 0
-
-
-@stage
-def counts_of(a, slots, thread):
-    """Room for a thread's counts: its own for a recording, which note_events adds to, or the caller's."""
-    return longs(slots) if a[SPIKES] else carray(int64s(a[COUNTS] + 8 * thread * slots), (slots,))
+                counts[first + (order[row] if ordered else row)] += np.int64(number)
+    clear(numbers, rows * groups * BITS)
 
 
 @stage
@@ -216,11 +203,11 @@ def slots_of(a):
 
 
 @stage
-def note_events(a, counts, elements):
+def note_events(a, slots, counts, elements):
     """Counts of spikes and, the last, of exponents, added to a recording's; TALLY is [elements, exponents, elements]."""
-    for slot in range(counts.size - 1):
+    for slot in range(slots - 1):
         if counts[slot]:
             add_to(a[SPIKES] + 8 * slot, counts[slot])
     add_to(a[TALLY], elements)
-    add_to(a[TALLY] + 8, counts[counts.size - 1])
+    add_to(a[TALLY] + 8, counts[slots - 1])
     add_to(a[TALLY] + 16, elements)

@@ -5,52 +5,51 @@ from __future__ import annotations
 import numpy as np
 
 from mbe_plugin.kernels.numba_cpu.compiled.banks import look_up
-from mbe_plugin.kernels.numba_cpu.compiled.machine import bits_of, float_of, stage
-from mbe_plugin.kernels.numba_cpu.compiled.numbers import I32, ONE, ZERO, is_normal, power_of_two
+from mbe_plugin.kernels.numba_cpu.compiled.machine import address_of, bits_of, float32s, float_of, stage
+from mbe_plugin.kernels.numba_cpu.compiled.numbers import BLOCK, I32, ONE, ZERO, is_normal, power_of_two
 from mbe_plugin.kernels.numba_cpu.compiled.words import BASES, KEPT_BITS, TIME_STEPS
 
 
 @stage
 def decode_closed(a, count, reduced, columns, y, codes):
     """closed.decode of the bases that were looked up, added to y; codes: their T spikes as a whole number's digits."""
-    o, g, w = columns[0], columns[1], columns[2]
     numbers, share = power_of_two(I32(a[TIME_STEPS])), power_of_two(I32(-a[TIME_STEPS]))
     top = numbers - ONE
     for j in range(count):
-        code = np.floor((reduced[j] - o[j]) * g[j] * numbers)
+        code = np.floor((reduced[j] - columns[j]) * columns[BLOCK + j] * numbers)
         code = ZERO if code < ZERO else code
         code = top if code > top else code
         codes[j] = code
-        y[j] += code * share * w[j]
+        y[j] += code * share * columns[2 * BLOCK + j]
 
 
 @stage
-def decode_steps(a, count, reduced, row, columns, of_steps, at_step, y, membrane, output, taken, counts):
-    """steps.decode of the bases that were looked up, added to y; spikes are counted if counts [T, N] has room."""
+def decode_steps(
+    a, count, reduced, row, columns, of_steps, at_step, y, membrane, output, taken, counted, counts
+):
+    """steps.decode of the bases that were looked up, added to y; spikes are counted, in counts [T, N], if asked."""
     steps, bases = a[TIME_STEPS], a[BASES]
-    o, g, w = columns[0], columns[1], columns[2]
-    th, r, d = at_step[0], at_step[1], at_step[2]
     for j in range(count):
-        membrane[j] = g[j] * (reduced[j] - o[j])
+        membrane[j] = columns[BLOCK + j] * (reduced[j] - columns[j])
         output[j] = ZERO
     for t in range(steps):
-        look_up(count, of_steps.ctypes.data + 16 * t * bases, row, at_step)
-        if counts.size > 1:
+        look_up(count, float32s(address_of(of_steps) + 16 * t * bases), row, at_step)
+        if counted:
             for j in range(count):
-                counts[t * bases + row[j]] += I32(membrane[j] - th[j] >= ZERO) & taken[j]
+                counts[t * bases + row[j]] += I32(membrane[j] - at_step[j] >= ZERO) & taken[j]
         for j in range(count):
-            fires = membrane[j] - th[j] >= ZERO
-            output[j] += d[j] if fires else ZERO
-            membrane[j] -= r[j] if fires else ZERO
+            fires = membrane[j] - at_step[j] >= ZERO
+            output[j] += at_step[2 * BLOCK + j] if fires else ZERO
+            membrane[j] -= at_step[BLOCK + j] if fires else ZERO
     for j in range(count):
-        y[j] += w[j] * output[j]
+        y[j] += columns[2 * BLOCK + j] * output[j]
 
 
 @stage
-def add(count, x, y):
-    """x added to y."""
+def add(count, columns, y):
+    """The banks' constants added to y."""
     for j in range(count):
-        y[j] += x[j]
+        y[j] += columns[3 * BLOCK + j]
 
 
 @stage

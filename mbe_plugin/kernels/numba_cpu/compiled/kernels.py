@@ -6,7 +6,7 @@ Every operation is the torch path's own, in its order, in float32 and rounded on
 from __future__ import annotations
 
 import numpy as np
-from numba import carray, types
+from numba import types
 
 from mbe_plugin.kernels.numba_cpu.compiled.blocks import by_blocks
 from mbe_plugin.kernels.numba_cpu.compiled.lanes import available
@@ -19,9 +19,8 @@ else:
 
 
 @kernel(types.void(types.CPointer(types.int64)))
-def share(task):
+def share(a):
     """One OpenMP thread's part: of [kernel, its arguments, size, threads, elements together, omp_get_thread_num]."""
-    a = carray(task, (6,))
     thread, parts = np.int64(call_thread_number(a[5])), (a[2] + a[4] - 1) // a[4]
     first = parts * thread // a[3] * a[4]
     last = min(parts * (thread + 1) // a[3] * a[4], a[2])

@@ -19,6 +19,7 @@ _UNWRAPPED: dict[str, Any] = {
     "no_cpython_wrapper": True,
     "no_cfunc_wrapper": True,
 }  # nothing but kernels calls them
+LINE = 64  # bytes that a cache fetches together
 stage = njit(error_model="numpy", **_UNWRAPPED)
 
 
@@ -91,6 +92,50 @@ def call_kernel(context: Any, kernel: Any, arguments: Any, first: Any, last: Any
 
 
 @intrinsic
+def address_of(context: Any, numbers: Any) -> Any:
+    """Where numbers lie."""
+
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.ptrtoint(args[0], context.get_value_type(types.int64))
+
+    return types.int64(numbers), build
+
+
+@intrinsic
+def clear(context: Any, numbers: Any, count: Any) -> Any:
+    """So many zeros."""
+
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        size = context.get_abi_sizeof(args[0].type.pointee)
+        bytes_ = builder.mul(args[1], ir.Constant(args[1].type, size))
+        cgutils.memset(builder, args[0], bytes_, 0)
+        return context.get_dummy_value()
+
+    return types.void(numbers, types.int64), build
+
+
+@intrinsic
+def allocate(context: Any, size: Any) -> Any:
+    """The address of room for so many bytes, until ``free``."""
+
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.ptrtoint(context.nrt.allocate(builder, args[0]), args[0].type)
+
+    return types.int64(types.int64), build
+
+
+@intrinsic
+def free(context: Any, address: Any) -> Any:
+    """No more need of what was allocated."""
+
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        context.nrt.free(builder, builder.inttoptr(args[0], cgutils.voidptr_t))
+        return context.get_dummy_value()
+
+    return types.void(types.int64), build
+
+
+@intrinsic
 def add_to(context: Any, address: Any, number: Any) -> Any:
     """Add to the integer at an address, which other threads may be adding to."""
 
@@ -115,4 +160,4 @@ def call_thread_number(context: Any, function: Any) -> Any:
 
 bits_of, float_of = _reread(types.int32), _reread(types.float32)
 float32s, int32s, int64s = map(_pointer_to, (types.float32, types.int32, types.int64))
-uint16s, bytes_at = map(_pointer_to, (types.uint16, types.uint8))
+uint32s, uint16s, bytes_at = map(_pointer_to, (types.uint32, types.uint16, types.uint8))

@@ -1,15 +1,14 @@
-"""Numbers of 16 and 32 bits, their bits and powers of two; reading and writing a block of them; room for them."""
+"""Numbers of 16 and 32 bits, their bits and powers of two; reading and writing a block of them."""
 
 from __future__ import annotations
 
 import numpy as np
-from numba import carray
 
 from mbe_plugin.kernels.numba_cpu.compiled.machine import bits_of, float32s, float_of, stage, uint16s
 from mbe_plugin.kernels.numba_cpu.compiled.words import BFLOAT16, DTYPE, FLOAT32, INPUT, OUTPUT
 
 BLOCK = 240  # elements, a multiple of what a register holds
-I32, U, F = np.int32, np.uint32, np.float32
+I32, I64, U, F = np.int32, np.int64, np.uint32, np.float32
 ZERO, ONE, HALF, INFINITY, NAN = F(0), F(1), F(0.5), F(np.inf), F(np.nan)
 LARGEST = F((2.0 - 2.0**-23) * 2.0**127)
 LARGEST_BFLOAT16, LARGEST_FLOAT16 = F((2.0 - 2.0**-7) * 2.0**127), F(65504.0)
@@ -17,21 +16,14 @@ MAGNITUDE, FIELD, MANTISSA = 0x7FFFFFFF, 0xFF, 0x7FFFFF
 
 
 @stage
-def clear(count, x):
-    """0 in place."""
-    for j in range(count):
-        x[j] = 0
-
-
-@stage
 def read(a, first, count, x):
     """The block's input as float32."""
     if a[DTYPE] == FLOAT32:
-        given = carray(float32s(a[INPUT] + 4 * first), (BLOCK,))
+        given = float32s(a[INPUT] + 4 * first)
         for j in range(count):
             x[j] = given[j]
     else:
-        short = carray(uint16s(a[INPUT] + 2 * first), (BLOCK,))
+        short = uint16s(a[INPUT] + 2 * first)
         if a[DTYPE] == BFLOAT16:
             for j in range(count):
                 x[j] = float_of(U((short[j]) << 16))
@@ -54,11 +46,11 @@ def from_half(bits):
 def write(a, first, count, y):
     """The block's output in the dtype of the input, rounded to nearest even."""
     if a[DTYPE] == FLOAT32:
-        out = carray(float32s(a[OUTPUT] + 4 * first), (BLOCK,))
+        out = float32s(a[OUTPUT] + 4 * first)
         for j in range(count):
             out[j] = y[j]
         return
-    short = carray(uint16s(a[OUTPUT] + 2 * first), (BLOCK,))
+    short = uint16s(a[OUTPUT] + 2 * first)
     if a[DTYPE] == BFLOAT16:
         for j in range(count):
             short[j] = np.uint16(to_bfloat(U(bits_of(y[j]))) if y[j] == y[j] else 0x7FC0)
@@ -117,27 +109,3 @@ def shifted(y, exponent):
 def is_normal(bits):
     """1 for a float that is no zero, denormal, infinity or NaN, else 0."""
     return I32(I32(I32(bits + I32(1 << 23)) & I32(0x7F000000)) != 0)
-
-
-# Numba compiles an array's making anew for every number that stands in the call, so it stands here
-
-
-@stage
-def floats(count):
-    """Room for numbers."""
-    return np.empty(count, F)
-
-
-@stage
-def integers(count, value):
-    """The same number so many times."""
-    made = np.empty(count, I32)
-    for i in range(count):
-        made[i] = value
-    return made
-
-
-@stage
-def longs(count):
-    """So many zeros."""
-    return np.zeros(count, np.int64)

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import carray
 
-from mbe_plugin.kernels.numba_cpu.compiled.machine import add_to, bits_of, float32s, float_of, stage
+from mbe_plugin.kernels.numba_cpu.compiled.machine import (
+    add_to,
+    address_of,
+    bits_of,
+    float32s,
+    float_of,
+    stage,
+)
 from mbe_plugin.kernels.numba_cpu.compiled.numbers import (
     I32,
     LARGEST,
@@ -75,7 +81,7 @@ def as_compared(a, limit):
 @stage
 def limits_of(a, limits):
     """The calibrated range, and that in which accuracy is kept, which holds it; [4]."""
-    given = carray(float32s(a[CALIBRATED]), (2,))
+    given = float32s(a[CALIBRATED])
     low, high = float_of(I32(a[ACCURATE_LOW])), float_of(I32(a[ACCURATE_HIGH]))
     limits[0], limits[1] = as_compared(a, given[0]), as_compared(a, given[1])
     limits[2], limits[3] = min(limits[0], as_compared(a, low)), max(limits[1], as_compared(a, high))
@@ -90,7 +96,7 @@ def is_inside(ends, limits):
 @stage
 def count_range(count, x, asked, ends, limits, found):
     """Those asked about, how many leave the calibrated range, and how many are decoded worse; added to found [3]."""
-    low, high, least, most = limits
+    low, high, least, most = limits[0], limits[1], limits[2], limits[3]
     for j in range(count):
         found[0] += asked[j]
     if is_inside(ends, limits):
@@ -107,7 +113,7 @@ def note_range(a, found):
     if found[1]:
         add_to(a[OUTSIDE], found[2])
         add_to(a[BEYOND], found[1] - found[2])
-        add_to(a.ctypes.data + 8 * LOST, found[2])
+        add_to(address_of(a) + 8 * LOST, found[2])
 
 
 @stage

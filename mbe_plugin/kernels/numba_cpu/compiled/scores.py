@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import carray
 
 from mbe_plugin.kernels.numba_cpu.compiled.machine import bits_of, float32s, stage
 from mbe_plugin.kernels.numba_cpu.compiled.numbers import (
-    BLOCK,
     I32,
     INFINITY,
     LARGEST,
@@ -25,7 +23,7 @@ LOG2_E, DEEPEST = F(1.4426950408889634), F(-125.0)  # operators.softmax's
 @stage
 def row_shift(a, first):
     """The whole number at or above a row's largest score in units of log 2, NaN where one is; operators.softmax's."""
-    row = carray(float32s(a[INPUT] + 4 * first), (a[SCORES],))
+    row = float32s(a[INPUT] + 4 * first)
     largest, magnitude = I32(-0x80000000), I32(0)
     for j in range(a[SCORES]):
         bits = bits_of(row[j])
@@ -35,9 +33,9 @@ def row_shift(a, first):
 
 
 @stage
-def row_shifts(a, first, start, count, shifts):
-    """row_shift of each element's row, for a block that begins at ``start``; shifts [BLOCK + 1] keeps the last one's."""
-    latest, place, stop = shifts[BLOCK], start, start + count
+def row_shifts(a, first, start, count, shifts, kept):
+    """row_shift of each element's row, for a block that begins at ``start``; kept [1]: the last one's."""
+    latest, place, stop = kept[0], start, start + count
     while place < stop:
         past = (place - first) % a[SCORES]
         if past == 0:
@@ -46,7 +44,7 @@ def row_shifts(a, first, start, count, shifts):
         for j in range(place - start, end - start):
             shifts[j] = latest
         place = end
-    shifts[BLOCK] = latest
+    kept[0] = latest
 
 
 @stage
