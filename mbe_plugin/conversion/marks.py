@@ -43,11 +43,14 @@ MOVEMENT = frozenset(
 LIKE = frozenset("expand_as view_as reshape_as type_as to".split())
 
 
+_Table = dict[int, tuple[int, Tensor]]
+
+
 class _Entered(threading.local):
     """This thread's running forward: id -> (level, tensor) of what came into it from outside."""
 
     def __init__(self) -> None:
-        self.levels: dict[int, tuple[int, Tensor]] = {}
+        self.levels: _Table = {}
 
 
 _ENTERED = _Entered()
@@ -90,14 +93,24 @@ def is_activation(value: object) -> bool:
     return isinstance(value, Tensor) and _level(value) > CONSTANT
 
 
+def pattern_of(tensors: Iterable[Tensor]) -> str:
+    """A letter for each tensor: 'a' for an activation, else 'w'."""
+    table = None if torch.compiler.is_compiling() else _ENTERED.levels
+    letters = ""
+    for tensor in tensors:
+        found = None if table is None else table.get(id(tensor))
+        letters += "a" if (getattr(tensor, _ATTRIBUTE, CONSTANT) if found is None else found[0]) else "w"
+    return letters
+
+
 def holds_numbers(tensor: Tensor) -> bool:
     """Whether a tensor can be an activation: integers and truth values cannot, nor a sparse matrix."""
     return (tensor.is_floating_point() or tensor.is_complex()) and tensor.layout == torch.strided
 
 
-def _set_level(tensor: Tensor, to: int) -> None:
-    if not torch.compiler.is_compiling() and id(tensor) in _ENTERED.levels:
-        _ENTERED.levels[id(tensor)] = (to, tensor)
+def _set_level(tensor: Tensor, to: int, table: _Table | None) -> None:
+    if table is not None and id(tensor) in table:
+        table[id(tensor)] = (to, tensor)
     else:
         setattr(tensor, _ATTRIBUTE, to)
 
@@ -106,7 +119,7 @@ def mark(value: Any, to: int) -> None:
     """Mark every floating tensor in value (a tensor or nested lists, tuples, dicts)."""
     if isinstance(value, Tensor):
         if holds_numbers(value):
-            _set_level(value, to)
+            _set_level(value, to, None if torch.compiler.is_compiling() else _ENTERED.levels)
     elif isinstance(value, (list, tuple)):
         for item in value:
             mark(item, to)
@@ -140,11 +153,16 @@ def _collect(value: Any, slot: str, found: list[tuple[str, Tensor]]) -> None:
 
 def propagate(args: tuple, kwargs: dict[str, Any], out: Any, *, moves: bool, writes: bool) -> None:
     """Mark what a function without a spiking form returned, or wrote into."""
-    highest, lowest = _levels(args, kwargs)
+    # every function of a forward comes here: the table is fetched once, and nothing is called that need not be
+    table = None if torch.compiler.is_compiling() else _ENTERED.levels
+    highest, lowest = _levels((*args, *kwargs.values()) if kwargs else args, table)
     if highest == CONSTANT:
         return
     to = lowest if moves else ACTIVATION
-    mark(out, to)
+    if not isinstance(out, Tensor):
+        mark(out, to)
+    elif holds_numbers(out):
+        _set_level(out, to, table)
     if writes:
         mark_written(args[0], to)
     if "out" in kwargs:
@@ -160,17 +178,18 @@ def mark_written(target: object, to: int) -> None:
             mark(base, ACTIVATION)
 
 
-def _levels(args: tuple, kwargs: dict[str, Any]) -> tuple[int, int]:
+def _levels(values: Iterable[Any], table: _Table | None) -> tuple[int, int]:
     """Highest level among the tensors of a call, and the lowest among the marked ones."""
     highest, lowest = CONSTANT, CODED
-    # every function of a forward comes here: the table is fetched once, and nothing is called that need not be
-    table = None if torch.compiler.is_compiling() else _ENTERED.levels
-    for value in (*args, *kwargs.values()):
-        for item in value if isinstance(value, (list, tuple)) else (value,):
-            if isinstance(item, torch.Tensor):
-                found = None if table is None else table.get(id(item))
-                mark_level = getattr(item, _ATTRIBUTE, CONSTANT) if found is None else found[0]
-                if mark_level:
-                    highest = max(highest, mark_level)
-                    lowest = min(lowest, mark_level)
+    for value in values:
+        if isinstance(value, Tensor):
+            found = None if table is None else table.get(id(value))
+            most = least = getattr(value, _ATTRIBUTE, CONSTANT) if found is None else found[0]
+        elif isinstance(value, (list, tuple)):
+            most, least = _levels(value, table)
+        else:
+            continue
+        if most:
+            highest = most if most > highest else highest
+            lowest = least if least < lowest else lowest
     return highest, lowest

@@ -83,8 +83,12 @@ class EncodedCall(SpikingOperator):
         encoded: dict[str, Tensor] = {}
         for name, encoder in self.encoders.items():
             operand = operands[name]
-            twin = next((n for n in encoded if operands[n] is operand), None)
-            encoded[name] = encoded[twin] if twin else memo.encode(encoder, operand, self.dims[name])
+            for twin in encoded:
+                if operands[twin] is operand:
+                    encoded[name] = encoded[twin]
+                    break
+            else:
+                encoded[name] = memo.encode(encoder, operand, self.dims[name])
         args, kwargs = place(encoded)
         return function(*args, **kwargs)
 

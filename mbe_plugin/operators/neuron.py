@@ -25,7 +25,10 @@ _PLACES = (*(BUFFER_OF.get(name, name) for name in TABLE_FIELDS), "calibrated", 
 Words = array  # a neuron as numba_cpu.calls has it
 Powers = Callable[[Tensor], tuple[Tensor, Tensor]]
 # torch's dicts of what register_module_forward_hook and its like were given; torch 2.6 has no function that asks them
-GLOBAL_HOOKS = tuple(f"_global_{way}_hooks" for way in ("forward_pre", "forward", "backward_pre", "backward"))
+GLOBAL_HOOKS = tuple(
+    getattr(of_all_modules, f"_global_{way}_hooks")
+    for way in ("forward_pre", "forward", "backward_pre", "backward")
+)
 
 
 class NeuronFactory(Protocol):
@@ -253,10 +256,7 @@ class CalibratedNode(MBENode):
         """Whether nobody stands in for this neuron or looks at its calls, but for a listener."""
         # accelerate's hooks, which bring the tables of an offloaded neuron, stand in the place of its forward
         hooked = (
-            self._forward_hooks
-            or self._forward_pre_hooks
-            or any(getattr(of_all_modules, hooks) for hooks in GLOBAL_HOOKS)
-            or "forward" in vars(self)
+            self._forward_hooks or self._forward_pre_hooks or any(GLOBAL_HOOKS) or "forward" in self.__dict__
         )
         return CALLS.taken_by is None and not self.dead_zone and not hooked
 
@@ -381,17 +381,22 @@ class CalibratedNode(MBENode):
 
 def fusing(backend: str, x: Tensor, *neurons: nn.Module) -> list[CalibratedNode] | None:
     """The neurons, if an operator may compute all of them inside a kernel of its own on this backend."""
-    found = [neuron for neuron in neurons if isinstance(neuron, CalibratedNode) and neuron.fuses(backend, x)]
-    return found if len(found) == len(neurons) else None
+    for neuron in neurons:
+        if not (isinstance(neuron, CalibratedNode) and neuron.fuses(backend, x)):
+            return None
+    return list(neurons)  # type: ignore[arg-type]  # as was just asked
 
 
 def words_inside(x: Tensor, *neurons: nn.Module) -> list[Words] | None:
     """What an operator tells a Numba kernel of the neurons that it computes in float32 made of x; None if it may not."""
     fused = fusing("numba", x, *neurons) if x.is_contiguous() else None
-    if fused is None:
-        return None
-    found = [neuron.words(x, torch.float32) for neuron in fused]
-    return None if None in found else found  # type: ignore[return-value]
+    found = []
+    for neuron in fused or ():
+        words = neuron.words(x, torch.float32)
+        if words is None:
+            return None
+        found.append(words)
+    return found or None
 
 
 def _straight_through(x: Tensor, gradient: Tensor) -> Tensor:

@@ -43,11 +43,12 @@ class Normalization(SpikingOperator):
         self, x: Tensor, dims: int, eps: float, weight: Tensor | None, bias: Tensor | None
     ) -> Tensor:
         """x normalised over its last dimensions, times weight plus bias, in x's dtype; in one pass where that can be."""
-        if not any(_is_differentiated(p) for p in (weight, bias)):
-            for in_one_pass in (self._on_cpu, self._on_gpu):
-                y = in_one_pass(x, x.shape[-dims:].numel(), eps, weight, bias)
-                if y is not None:
-                    return y
+        if not (_is_differentiated(weight) or _is_differentiated(bias)):
+            columns = x.shape[-dims:].numel()
+            y = self._on_cpu(x, columns, eps, weight, bias)
+            y = self._on_gpu(x, columns, eps, weight, bias) if y is None else y
+            if y is not None:
+                return y
         return _affine(self.normalize(x, range(-dims, 0), eps), weight, bias).to(x.dtype)
 
     def _on_gpu(
@@ -69,7 +70,7 @@ class Normalization(SpikingOperator):
     ) -> Tensor | None:
         """The same by one of Numba's."""
         told = words_inside(x, self.deviation, self.rsqrt)
-        if told is None or not x.numel() or not all(_suits(p, columns) for p in (weight, bias)):
+        if told is None or not x.numel() or not (_suits(weight, columns) and _suits(bias, columns)):
             return None
         with torch._C.DisableTorchFunction():
             work = x.to(torch.float32)

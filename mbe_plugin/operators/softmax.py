@@ -173,7 +173,8 @@ class Attention(SpikingOperator):
 
     def _turns(self, q: Tensor, k: Tensor) -> int:
         """How many, so that no more scores are held at a time than may be."""
-        return -(-q.shape[:-1].numel() * k.shape[-2] // self._most(q))
+        scores = q.shape[:-1].numel() * k.shape[-2]
+        return 1 if scores <= min(MOST_SCORES, MOST_IN_CACHE) else -(-scores // self._most(q))
 
     def _most(self, q: Tensor) -> int:
         listener = getattr(self.softmax.exp2, "spike_listener", None)

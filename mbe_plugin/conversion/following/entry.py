@@ -49,10 +49,10 @@ def run_frame(
     """Run call(module, *args, **kwargs) as a frame, under a new Router when it is the outermost one."""
     if SLOT.inside_operator:
         return call(module, *args, **kwargs)
-    invocation = Invocation(module, method, names, call, args, kwargs)
     mode = SLOT.mode
     if mode is not None:
-        return _framed(mode, invocation)
+        return _framed(mode, module, method, names, call, args, kwargs)
+    invocation = Invocation(module, method, names, call, args, kwargs)
     sites = invocation.sites
     if torch.compiler.is_compiling() and not hasattr(torch._dynamo, "error_on_graph_break"):
         torch.compiler.disable(_refuse_compiling)(sites)  # when it runs: an error in a trace is a graph break
@@ -97,7 +97,7 @@ def _enter(mode: WatchedForward, invocation: Invocation) -> Any:
     SLOT.mode = mode
     try:
         with mode, _entering(known):
-            out = _framed(mode, invocation)
+            out = _framed(mode, *invocation)
     finally:
         SLOT.mode = None
         mode.memo = Memo()
@@ -107,14 +107,22 @@ def _enter(mode: WatchedForward, invocation: Invocation) -> Any:
     return out
 
 
-def _framed(mode: WatchedForward, invocation: Invocation) -> Any:
-    module, method, names, call, args, kwargs = invocation
-    frame = Frame(invocation.sites, module, method)
+def _framed(
+    mode: WatchedForward,
+    module: nn.Module,
+    method: str,
+    names: tuple[str, ...],
+    call: Callable,
+    args: tuple,
+    kwargs: dict,
+) -> Any:
+    sites: ModuleSites = module._mbe_sites  # type: ignore[assignment]  # set by routed.py
+    frame = Frame(sites, module, method)
     mode.at_entry(frame, names, args, kwargs)
     mode.frames.append(frame)
     try:
-        alone = method == "forward" and len(args) == 1 and not kwargs
-        if frame.sites.unit is not None and alone and mode.reaches_unit(frame, args[0]):
+        alone = sites.unit is not None and method == "forward" and len(args) == 1 and not kwargs
+        if alone and mode.reaches_unit(frame, args[0]):
             return mode.at_unit(frame, args[0], lambda: call(module, *args))
         return call(module, *args, **kwargs)
     finally:

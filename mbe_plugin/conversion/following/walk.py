@@ -8,13 +8,12 @@ While the outermost frame runs, a TorchFunctionMode watches every torch function
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NoReturn
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode, _get_current_function_mode, _pop_mode_temporarily
+from torch.overrides import TorchFunctionMode, _get_current_function_mode, _pop_mode, _push_mode
 
 from mbe_plugin.conversion.following.frames import SLOT, UNIT, Frame, Refusal, inside_operator
 from mbe_plugin.conversion.marks import (
@@ -256,7 +255,11 @@ class Router(WatchedForward):
             out = inside_operator(exact)
             mark(out, ACTIVATION)
             return out
-        with self._off():
+        # no call comes to this mode, if it is the innermost: as torch has it within a site's function
+        innermost = not torch.compiler.is_compiling() and _get_current_function_mode() is self
+        if innermost:
+            _pop_mode()
+        try:
             out = self.run(
                 sites.site(spec.function),
                 operator,
@@ -265,13 +268,10 @@ class Router(WatchedForward):
                 exact,
             )
             mark(out, spec.emits)
+        finally:
+            if innermost:
+                _push_mode(self)
         return out
-
-    def _off(self) -> AbstractContextManager[Any]:
-        """While this lasts no call comes to this mode, if it is the innermost: as torch has it within a site's function."""
-        if torch.compiler.is_compiling() or _get_current_function_mode() is not self:
-            return nullcontext()
-        return _pop_mode_temporarily()
 
     def run(
         self,

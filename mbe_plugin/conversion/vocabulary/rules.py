@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mbe_plugin.conversion.marks import ACTIVATION, CODED, is_activation
+from mbe_plugin.conversion.marks import ACTIVATION, CODED, is_activation, pattern_of
 
 Operands = dict[str, Tensor]
 
@@ -39,8 +39,7 @@ class Spelling:
     like: bool = False
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(NamedTuple):
     """One torch function call that is a site: its operands and where they stand."""
 
     function: Callable[..., Any]
@@ -242,14 +241,15 @@ class MultilinearRule(Rule):
     def operands(self, args: tuple, kwargs: dict[str, Any]) -> Operands:
         """See Rule."""
         found: Operands = {}
+        given = len(args)
         for position, keyword, _ in self.places:
-            value = args[position] if position < len(args) else kwargs.get(keyword)
+            value = args[position] if position < given else kwargs.get(keyword)
             if isinstance(value, Tensor):
                 found[str(position)] = value
         return found
 
     def _call(self, spelling: Spelling, args: tuple, kwargs: dict, operands: Operands) -> Call | None:
-        pattern = "".join("a" if is_activation(t) else "w" for t in operands.values())
+        pattern = pattern_of(operands.values())
         if pattern.count("a") < self.least:
             return None
         target = args[0] if spelling.writes else None
@@ -277,6 +277,8 @@ class MultilinearRule(Rule):
 
     def place(self, call: Call, encoded: Mapping[str, Tensor]) -> tuple[tuple, dict]:
         """The call's arguments with some of its operands replaced."""
+        if not encoded:
+            return call.args, call.kwargs
         args, kwargs = list(call.args), dict(call.kwargs)
         for position, keyword, _ in self.places:
             value = encoded.get(str(position))
