@@ -106,7 +106,7 @@ def clear(context: Any, numbers: Any, count: Any) -> Any:
     """So many zeros."""
 
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        size = context.get_abi_sizeof(args[0].type.pointee)
+        size = context.get_abi_sizeof(context.get_data_type(signature.args[0].dtype))
         bytes_ = builder.mul(args[1], ir.Constant(args[1].type, size))
         cgutils.memset(builder, args[0], bytes_, 0)
         return context.get_dummy_value()
