@@ -75,32 +75,30 @@ def enter_as(tensor: Tensor, to: int) -> None:
         _ENTERED.levels[id(tensor)] = (to, tensor)
 
 
-def _level(tensor: Tensor) -> int:
-    if not torch.compiler.is_compiling():  # there, a call's tensors are the trace's own
-        found = _ENTERED.levels.get(id(tensor))
-        if found is not None:
-            return found[0]
-    return getattr(tensor, _ATTRIBUTE, CONSTANT)
+def _table() -> _Table | None:
+    """The running forward's, or None where a compiler looks on: there, a call's tensors are the trace's own."""
+    return None if torch.compiler.is_compiling() else _ENTERED.levels
+
+
+def _level(tensor: Tensor, table: _Table | None) -> int:
+    found = None if table is None else table.get(id(tensor))
+    return getattr(tensor, _ATTRIBUTE, CONSTANT) if found is None else found[0]
 
 
 def level(value: object) -> int:
     """CONSTANT, ACTIVATION, PRODUCT or CODED; anything but a marked tensor is CONSTANT."""
-    return _level(value) if isinstance(value, Tensor) else CONSTANT
+    return _level(value, _table()) if isinstance(value, Tensor) else CONSTANT
 
 
 def is_activation(value: object) -> bool:
     """Whether value is a tensor marked as an activation."""
-    return isinstance(value, Tensor) and _level(value) > CONSTANT
+    return isinstance(value, Tensor) and _level(value, _table()) > CONSTANT
 
 
 def pattern_of(tensors: Iterable[Tensor]) -> str:
     """A letter for each tensor: 'a' for an activation, else 'w'."""
-    table = None if torch.compiler.is_compiling() else _ENTERED.levels
-    letters = ""
-    for tensor in tensors:
-        found = None if table is None else table.get(id(tensor))
-        letters += "a" if (getattr(tensor, _ATTRIBUTE, CONSTANT) if found is None else found[0]) else "w"
-    return letters
+    table = _table()
+    return "".join(["a" if _level(tensor, table) > CONSTANT else "w" for tensor in tensors])
 
 
 def holds_numbers(tensor: Tensor) -> bool:
@@ -117,15 +115,19 @@ def _set_level(tensor: Tensor, to: int, table: _Table | None) -> None:
 
 def mark(value: Any, to: int) -> None:
     """Mark every floating tensor in value (a tensor or nested lists, tuples, dicts)."""
+    _mark(value, to, _table())
+
+
+def _mark(value: Any, to: int, table: _Table | None) -> None:
     if isinstance(value, Tensor):
         if holds_numbers(value):
-            _set_level(value, to, None if torch.compiler.is_compiling() else _ENTERED.levels)
+            _set_level(value, to, table)
     elif isinstance(value, (list, tuple)):
         for item in value:
-            mark(item, to)
+            _mark(item, to, table)
     elif isinstance(value, dict):
         for item in value.values():
-            mark(item, to)
+            _mark(item, to, table)
 
 
 def tensors_of(value: Any, slot: str = "") -> list[tuple[str, Tensor]]:
@@ -153,16 +155,12 @@ def _collect(value: Any, slot: str, found: list[tuple[str, Tensor]]) -> None:
 
 def propagate(args: tuple, kwargs: dict[str, Any], out: Any, *, moves: bool, writes: bool) -> None:
     """Mark what a function without a spiking form returned, or wrote into."""
-    # every function of a forward comes here: the table is fetched once, and nothing is called that need not be
-    table = None if torch.compiler.is_compiling() else _ENTERED.levels
+    table = _table()  # once: every function of a forward comes here
     highest, lowest = _levels((*args, *kwargs.values()) if kwargs else args, table)
     if highest == CONSTANT:
         return
     to = lowest if moves else ACTIVATION
-    if not isinstance(out, Tensor):
-        mark(out, to)
-    elif holds_numbers(out):
-        _set_level(out, to, table)
+    _mark(out, to, table)
     if writes:
         mark_written(args[0], to)
     if "out" in kwargs:
@@ -183,8 +181,7 @@ def _levels(values: Iterable[Any], table: _Table | None) -> tuple[int, int]:
     highest, lowest = CONSTANT, CODED
     for value in values:
         if isinstance(value, Tensor):
-            found = None if table is None else table.get(id(value))
-            most = least = getattr(value, _ATTRIBUTE, CONSTANT) if found is None else found[0]
+            most = least = _level(value, table)
         elif isinstance(value, (list, tuple)):
             most, least = _levels(value, table)
         else:

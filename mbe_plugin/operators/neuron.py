@@ -390,13 +390,10 @@ def fusing(backend: str, x: Tensor, *neurons: nn.Module) -> list[CalibratedNode]
 def words_inside(x: Tensor, *neurons: nn.Module) -> list[Words] | None:
     """What an operator tells a Numba kernel of the neurons that it computes in float32 made of x; None if it may not."""
     fused = fusing("numba", x, *neurons) if x.is_contiguous() else None
-    found = []
-    for neuron in fused or ():
-        words = neuron.words(x, torch.float32)
-        if words is None:
-            return None
-        found.append(words)
-    return found or None
+    if fused is None:
+        return None
+    found = [neuron.words(x, torch.float32) for neuron in fused]
+    return None if None in found else found  # type: ignore[return-value]
 
 
 def _straight_through(x: Tensor, gradient: Tensor) -> Tensor:

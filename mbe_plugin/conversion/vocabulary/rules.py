@@ -241,9 +241,8 @@ class MultilinearRule(Rule):
     def operands(self, args: tuple, kwargs: dict[str, Any]) -> Operands:
         """See Rule."""
         found: Operands = {}
-        given = len(args)
         for position, keyword, _ in self.places:
-            value = args[position] if position < given else kwargs.get(keyword)
+            value = args[position] if position < len(args) else kwargs.get(keyword)
             if isinstance(value, Tensor):
                 found[str(position)] = value
         return found

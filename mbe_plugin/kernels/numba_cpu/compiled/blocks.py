@@ -24,6 +24,7 @@ from mbe_plugin.kernels.numba_cpu.compiled.counting import (
     ask,
     count_digits,
     count_first_spike,
+    counts_of,
     digits_of_codes,
     digits_of_identity,
     note_events,
@@ -69,7 +70,6 @@ from mbe_plugin.kernels.numba_cpu.compiled.words import (
     CALIBRATED,
     CHANNEL,
     CLOSED,
-    COUNTS,
     ENDS,
     FIRST_SPIKE,
     FORM,
@@ -135,12 +135,10 @@ def by_blocks(a, first, last, thread):
     clear(beyond_range, 3)
     clear_ends(ends)
     rows, rows_at_step = float32s(at + AT_TABLES), float32s(at + at_steps)
-    counts = int64s(at + at_counts if recorded else a[COUNTS] + 8 * thread * slots)
+    counts = counts_of(a, slots, thread, at + at_counts)
     before, limits = int32s(at + at_cells), float32s(at + at_breaks)
     sums, found = at + at_sums, at + at_tally
     clear(bytes_at(sums), (BYTES_OF_SUMS + BYTES_OF_TALLY) * counted)
-    if recorded:
-        clear(counts, slots)
     ranged = a[CALIBRATED] != 0
     if ranged:
         limits_of(a, limits_of_range)

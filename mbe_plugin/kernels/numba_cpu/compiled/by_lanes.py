@@ -15,6 +15,7 @@ from mbe_plugin.kernels.numba_cpu.compiled.counting import (
     BYTES_OF_TALLY,
     UNTIL_SPREAD,
     count_digits,
+    counts_of,
     note_events,
     slots_of,
     spread,
@@ -88,7 +89,6 @@ from mbe_plugin.kernels.numba_cpu.compiled.words import (
     BREAKPOINTS,
     CALIBRATED,
     CLOSED,
-    COUNTS,
     DTYPE,
     ENDS,
     FLOAT32,
@@ -180,9 +180,7 @@ def fill_table(a, address, order):
         for place in range(1 << level):
             order[(1 << level) + place] = order[place] + (MOST_BANKS >> (level + 1))
     for place in range(MOST_BANKS):
-        b = (
-            order[place] if order[place] < segments else segments - 1
-        )  # no input comes to a place without a bank
+        b = min(I64(order[place]), segments - 1)  # no input comes to a place without a bank
         o, g, w, c = offset[b], gain[b] * numbers, weight[b] * share, bias[b]
         fits = (abs(o) < LARGEST_NUMBER) & (abs(g) < INFINITY) & (abs(weight[b]) < LARGEST_NUMBER)
         fits &= (weight[b] == ZERO) | (abs(w) >= least)
@@ -252,9 +250,7 @@ def by_lanes(a, first, last, thread):
         free(room)
         call_kernel(a[BLOCKS], address_of(a), first, last, thread)
         return
-    counts = int64s(at + AT_COUNTS if recorded else a[COUNTS] + 8 * thread * slots)
-    if recorded:
-        clear(counts, slots)
+    counts = counts_of(a, slots, thread, at + AT_COUNTS)
     sums, tallied = at + of_sums, at + of_tally
     clear(bytes_at(sums), (BYTES_OF_SUMS + BYTES_OF_TALLY) * counted)
     found, sent, ends, some = (

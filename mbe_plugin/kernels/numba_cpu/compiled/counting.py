@@ -16,6 +16,7 @@ from mbe_plugin.kernels.numba_cpu.compiled.machine import (
     bytes_at,
     call_llvm,
     clear,
+    int64s,
     repeated,
     stage,
     uint16s,
@@ -23,6 +24,7 @@ from mbe_plugin.kernels.numba_cpu.compiled.machine import (
 from mbe_plugin.kernels.numba_cpu.compiled.numbers import I32, ZERO, U
 from mbe_plugin.kernels.numba_cpu.compiled.words import (
     BASES,
+    COUNTS,
     FRACTION,
     KEPT_BITS,
     KIND,
@@ -194,6 +196,16 @@ def spread(a, rows, groups, ordered, order, sums, found, counts):
             if number:
                 counts[first + (order[row] if ordered else row)] += np.int64(number)
     clear(numbers, rows * groups * BITS)
+
+
+@stage
+def counts_of(a, slots, thread, own):
+    """A thread's counts: in its own room, at an address, for a recording, which note_events adds to, or the caller's."""
+    if a[SPIKES] == 0:
+        return int64s(a[COUNTS] + 8 * thread * slots)
+    counts = int64s(own)
+    clear(counts, slots)
+    return counts
 
 
 @stage
